@@ -1,0 +1,368 @@
+//! Layouts of map keys, map values and records. All integers are in host order unless a field
+//! says otherwise; addresses are always 16 bytes, IPv4 as `::ffff:a.b.c.d` (RFC 4291 §2.5.5.2).
+
+use core::mem::size_of;
+
+/// The key of an IPv4 address in every map: its IPv4-mapped IPv6 form.
+#[inline(always)]
+#[must_use]
+pub const fn ip_key(v4: [u8; 4]) -> [u8; 16] {
+    [
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3],
+    ]
+}
+
+/// What the datapath is told by the loader; entry 0 of `CONFIG`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// [`crate::ABI_VERSION`] of the loader that wrote this.
+    pub abi: u32,
+    /// [`crate::Mode`] as u32.
+    pub mode: u32,
+    /// Interface index of the WireGuard device; 0 while there is none: nothing leaves the node.
+    pub wireguard: u32,
+    /// Bits of [`Config::ALLOW_OUTSIDE`] and its neighbours.
+    pub flags: u32,
+    /// First 16 bytes of the SHA-256 of the object file whose programs are attached.
+    pub object: [u8; 16],
+}
+
+impl Config {
+    /// Workloads may exchange packets with addresses that are no workload.
+    pub const ALLOW_OUTSIDE: u32 = 1;
+    /// UDP, SCTP and whatever else mTLS cannot carry may pass between workloads of this node.
+    pub const ALLOW_NON_TCP: u32 = 1 << 1;
+    /// Connections older than the take-over of their namespace go on in plaintext.
+    pub const KEEP_EXISTING: u32 = 1 << 2;
+}
+
+/// Whose an address is: value of the ipcache.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Endpoint {
+    /// [`crate::THIS_NODE`], or 2 and up for another node; never 0.
+    pub node: u32,
+    /// Workload id; 0 for an address of the node's network that no known workload has.
+    pub workload: u32,
+    /// Host-side interface index of a workload on this node; 0 if it is absent.
+    pub ifindex: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// A network namespace that has been taken over, by its cookie (`SO_NETNS_COOKIE`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Netns {
+    /// Id of the workload that lives in it.
+    pub workload: u32,
+    /// `net.ipv4.tcp_notsent_lowat` as it was found; `down` puts it back.
+    pub saved_lowat: u32,
+    /// MTU of the workload's interface as it was found, bytes; 0 if it was left alone.
+    pub saved_mtu: u32,
+    /// Index of the workload's interface on the host side.
+    pub ifindex: u32,
+}
+
+/// What the helper must know of a workload. Strings are UTF-8, padded with zeros, never cut.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// `namespace/name` as in the configuration.
+    pub name: [u8; 128],
+    /// SPIFFE ID, e.g. `spiffe://example.org/ns/shop/sa/cart`.
+    pub spiffe_id: [u8; 256],
+    /// Folder with `tls.crt`, `tls.key`, `ca.crt` (cert-manager's Secret layout).
+    pub identity: [u8; 256],
+    /// Path of the network namespace.
+    pub netns: [u8; 256],
+    /// Cipher suite to seal with, as `TLS_CIPHER_*` of `linux/tls.h`.
+    pub cipher: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// The end of a connection that a socket is.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It called connect: TLS client.
+    Client = 1,
+    /// It was accepted: TLS server.
+    Server = 2,
+}
+
+/// How far a socket is on its way to being sealed. Absent storage means: not ours, or unknown.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Seen at connect or setsockopt, not yet established: sends nothing.
+    New = 1,
+    /// Needs no TLS; sends as it likes.
+    Released = 2,
+    /// Established, waits for its keys; sends nothing.
+    Held = 3,
+    /// Keys are in the socket; tasks that slept there before are being restarted.
+    Keyed = 4,
+    /// Sends and receives TLS records and nothing else.
+    Sealed = 5,
+}
+
+impl State {
+    /// The state that `raw`, a value of the `STATES` storage, stands for.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_raw(raw: u32) -> Option<Self> {
+        Some(match raw {
+            1 => Self::New,
+            2 => Self::Released,
+            3 => Self::Held,
+            4 => Self::Keyed,
+            5 => Self::Sealed,
+            _ => return None,
+        })
+    }
+}
+
+/// Addresses of a connection as one of its ends sees them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Tuple {
+    /// Own address, [`ip_key`] form.
+    pub local: [u8; 16],
+    /// Peer's address, [`ip_key`] form.
+    pub remote: [u8; 16],
+    /// Own port, host order.
+    pub local_port: u16,
+    /// Peer's port, host order.
+    pub remote_port: u16,
+    /// 1 if the socket is `AF_INET6` (its addresses may still be IPv4-mapped), else 0.
+    pub v6: u32,
+}
+
+impl Tuple {
+    /// The same connection seen from the other end. The family is the peer's own affair.
+    #[must_use]
+    pub const fn reversed(&self) -> Self {
+        Self {
+            local: self.remote,
+            remote: self.local,
+            local_port: self.remote_port,
+            remote_port: self.local_port,
+            v6: self.v6,
+        }
+    }
+}
+
+/// One end of a connection that is, or shall be, sealed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Conn {
+    /// Socket cookie (`SO_COOKIE`).
+    pub cookie: u64,
+    /// Cookie of the network namespace it lives in.
+    pub netns: u64,
+    /// Time of establishment, ns, `CLOCK_MONOTONIC`.
+    pub since: u64,
+    /// Addresses and ports.
+    pub tuple: Tuple,
+    /// Workload this end belongs to.
+    pub workload: u32,
+    /// Workload at the other end.
+    pub peer: u32,
+    /// [`Role`] as u32.
+    pub role: u32,
+    /// Process that called connect or accept; 0 until it has.
+    pub tgid: u32,
+    /// [`State`] as u32, for display; the socket's own storage decides.
+    pub state: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// `TCP_NOTSENT_LOWAT` as an application has set it while its socket was held.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lowat {
+    /// Value of the last call, bytes.
+    pub value: u32,
+    /// 1 if there was such a call.
+    pub set: u32,
+}
+
+impl Lowat {
+    /// The value to give to the socket when it is let go. Zero would hold it again, so it means
+    /// the largest (no limit), as does never having been set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn on_release(&self) -> u32 {
+        if self.set == 0 || self.value == 0 {
+            u32::MAX
+        } else {
+            self.value
+        }
+    }
+}
+
+/// What BPF keeps with a socket of a workload.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Socket {
+    /// Identity and addresses; zero until established.
+    pub conn: Conn,
+    /// What the application asked of `TCP_NOTSENT_LOWAT`.
+    pub lowat: Lowat,
+    /// 1 if a task inside send or recv could not be recorded: must never be handed over.
+    pub unrecorded: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// A task that was inside send or recv on a held socket: key of `SLEEPERS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sleeper {
+    /// Socket cookie.
+    pub cookie: u64,
+    /// Thread id in the initial PID namespace.
+    pub tid: u32,
+    /// Process id in the initial PID namespace.
+    pub tgid: u32,
+}
+
+/// What an [`Event`] tells.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// A connection was established and is held.
+    Held = 1,
+    /// The server's end was accepted; [`Conn::tgid`] is known now.
+    Accepted = 2,
+    /// A held or sealed socket was closed.
+    Closed = 3,
+    /// The guard dropped a segment; [`Event::reason`] is a [`Drop`].
+    Dropped = 4,
+}
+
+/// Why the guard dropped a segment.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drop {
+    /// Payload of a socket that has no keys yet.
+    Unsealed = 1,
+    /// Payload of a sealed socket that is not a TLS record.
+    NotARecord = 2,
+    /// Payload that does not continue the record stream.
+    Gap = 3,
+    /// Payload for a socket that has no keys yet.
+    UnsealedIngress = 4,
+    /// Payload between workloads of this node by a socket Underseal has never seen.
+    Unknown = 5,
+}
+
+/// Record of the ring buffer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Event {
+    /// [`EventKind`] as u32.
+    pub kind: u32,
+    /// [`Drop`] as u32 where it applies.
+    pub reason: u32,
+    /// The end that it is about.
+    pub conn: Conn,
+}
+
+/// What the `task_file` iterator writes for each socket it finds.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskFile {
+    /// Socket cookie.
+    pub cookie: u64,
+    /// Process id in the initial PID namespace.
+    pub tgid: u32,
+    /// Descriptor number in that process.
+    pub fd: u32,
+}
+
+/// Packets and bytes of one [`Counter`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Packets, connections or calls: see the counter.
+    pub packets: u64,
+    /// Bytes of those packets from the IP header on; 0 where bytes make no sense.
+    pub bytes: u64,
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// Index into `COUNTERS`.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Counter { $($(#[$doc])* $variant,)* }
+
+        /// Every counter with the name it is shown by, in index order.
+        pub const COUNTERS: &[(Counter, &str)] = &[$((Counter::$variant, $name),)*];
+    };
+}
+
+counters! {
+    /// Connections held at establishment (ends, not pairs).
+    Held = "held",
+    /// Connections that need no TLS (ends, not pairs).
+    Released = "released",
+    /// Connects refused because the policy denies the destination.
+    DeniedConnect = "denied_connect",
+    /// Packets handed from a workload to another one on this node.
+    SameNode = "same_node",
+    /// Packets handed from a workload to WireGuard.
+    ToWireguard = "to_wireguard",
+    /// Packets handed from WireGuard to a workload.
+    FromWireguard = "from_wireguard",
+    /// Packets between a workload and an address that is none.
+    Outside = "outside",
+    /// Segments of sealed sockets that the guard let pass.
+    Sealed = "sealed",
+    /// Drops: payload of a socket without keys.
+    DropUnsealed = "drop_unsealed",
+    /// Drops: payload of a sealed socket that is not TLS records.
+    DropNotARecord = "drop_not_a_record",
+    /// Drops: payload for a socket without keys.
+    DropUnsealedIngress = "drop_unsealed_ingress",
+    /// Drops: payload of a socket that no program has seen, between workloads of this node.
+    DropUnknown = "drop_unknown",
+    /// FINs of held sockets put off until they are sealed.
+    FinDeferred = "fin_deferred",
+    /// Drops: a workload used a source address that is not its own.
+    DropSpoofed = "drop_spoofed",
+    /// Drops: what mTLS cannot carry, between workloads of this node.
+    DropNonTcp = "drop_non_tcp",
+    /// Drops: packets between a workload and an address that is none, where policy denies it.
+    DropOutside = "drop_outside",
+    /// Drops: a workload's packet for a node or workload that cannot be reached now.
+    DropUnreachable = "drop_unreachable",
+    /// Drops by the strict check: a workload's packet was about to leave outside WireGuard.
+    DropStrictEgress = "drop_strict_egress",
+    /// Drops by the strict check: a packet for or from a workload came in outside WireGuard.
+    DropStrictIngress = "drop_strict_ingress",
+    /// Drops: a packet reached a workload's interface past the programs that decide.
+    DropBypass = "drop_bypass",
+    /// Connections that could not be recorded because a map was full; they stay held.
+    MapFull = "map_full",
+}
+
+const _: () = {
+    assert!(size_of::<Config>() == 32);
+    assert!(size_of::<Endpoint>() == 16);
+    assert!(size_of::<Netns>() == 16);
+    assert!(size_of::<Workload>() == 904);
+    assert!(size_of::<Tuple>() == 40);
+    assert!(size_of::<Conn>() == 88);
+    assert!(size_of::<Lowat>() == 8);
+    assert!(size_of::<Socket>() == 104);
+    assert!(size_of::<Sleeper>() == 16);
+    assert!(size_of::<Event>() == 96);
+    assert!(size_of::<TaskFile>() == 16);
+    assert!(size_of::<Tally>() == 16);
+};

@@ -1,0 +1,25 @@
+//! What the BPF programs and user space share: memory layouts, names of pinned objects, and the
+//! decisions themselves as pure functions.
+//!
+//! Nothing here performs I/O or calls a helper. Every struct that crosses the border is `repr(C)`,
+//! has explicit padding and a size assertion; a change to any of them raises [`ABI_VERSION`], and
+//! the loader refuses to touch maps that another version pinned.
+#![no_std]
+
+mod layout;
+pub mod names;
+mod path;
+mod record;
+
+pub use layout::{
+    COUNTERS, Config, Conn, Counter, Drop, Endpoint, Event, EventKind, Lowat, Netns, Role, Sleeper,
+    Socket, State, Tally, TaskFile, Tuple, Workload, ip_key,
+};
+pub use path::{Mode, Path, Policy, mode_of, path_of};
+pub use record::{Flow, Segment, Step, Verdict};
+
+/// Version of every layout and name in this crate. Written by the loader into [`Config::abi`].
+pub const ABI_VERSION: u32 = 1;
+
+/// [`Endpoint::node`] of addresses that belong to the node the program runs on.
+pub const THIS_NODE: u32 = 1;

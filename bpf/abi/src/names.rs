@@ -1,0 +1,60 @@
+//! Names of what is pinned, each written once. Paths are relative to [`PIN_ROOT`].
+
+/// Folder in the BPF file system that holds everything Underseal pins.
+pub const PIN_ROOT: &str = "/sys/fs/bpf/underseal";
+/// Sub-folder of pinned maps.
+pub const MAPS: &str = "maps";
+/// Sub-folder of pinned links; deleting a pin detaches the program.
+pub const LINKS: &str = "links";
+/// Sub-folder of pinned programs that user space starts itself (iterators).
+pub const PROGS: &str = "progs";
+
+/// Array of one [`crate::Config`].
+pub const CONFIG: &str = "CONFIG";
+/// LPM trie: address to [`crate::Endpoint`].
+pub const IPCACHE: &str = "IPCACHE";
+/// Hash: network namespace cookie to [`crate::Netns`].
+pub const NETNS: &str = "NETNS";
+/// Hash: workload id to [`crate::Workload`].
+pub const WORKLOADS: &str = "WORKLOADS";
+/// Hash: socket cookie to [`crate::Conn`]; every connection that is or shall be sealed.
+pub const CONNS: &str = "CONNS";
+/// Hash: [`crate::Sleeper`] to the time at which it was recorded (ns, `CLOCK_MONOTONIC`).
+pub const SLEEPERS: &str = "SLEEPERS";
+/// Ring buffer of [`crate::Event`].
+pub const EVENTS: &str = "EVENTS";
+/// Per-CPU array of [`crate::Tally`], indexed by [`crate::Counter`].
+pub const COUNTERS: &str = "COUNTERS";
+/// Array of u64 that the helper alone writes; index: the helper's own counter table.
+pub const HELPER_COUNTERS: &str = "HELPER_COUNTERS";
+/// Socket storage: [`crate::State`] as u32. BPF creates it, the helper advances it.
+pub const STATES: &str = "STATES";
+/// Socket storage of [`crate::Socket`]; written by BPF only.
+pub const SOCKETS: &str = "SOCKETS";
+/// Socket storage of [`crate::Flow`]; written by the guard only.
+pub const FLOWS: &str = "FLOWS";
+
+/// All maps that are pinned, in the order in which they are created.
+pub const ALL_MAPS: [&str; 12] = [
+    CONFIG,
+    IPCACHE,
+    NETNS,
+    WORKLOADS,
+    CONNS,
+    SLEEPERS,
+    EVENTS,
+    COUNTERS,
+    HELPER_COUNTERS,
+    STATES,
+    SOCKETS,
+    FLOWS,
+];
+
+/// Iterator over the descriptors of one process; writes [`crate::TaskFile`] records.
+pub const ITER_TASK_FILE: &str = "task_file";
+/// Iterator over the TCP sockets of the reader's network namespace: takes them over. Writes a
+/// [`crate::Conn`] for each connection that must not go on (its state says why).
+pub const ITER_TAKE_OVER: &str = "take_over";
+/// Iterator over the TCP sockets of the reader's network namespace: lets go of them. Writes a
+/// [`crate::Conn`] for each connection that is held.
+pub const ITER_LET_GO: &str = "let_go";
