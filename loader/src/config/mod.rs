@@ -1,0 +1,3 @@
+//! The configuration: what the file says, checked.
+
+pub mod value;

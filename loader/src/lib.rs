@@ -1,0 +1,6 @@
+//! The loader: makes the kernel match one declarative file, and exits.
+//!
+//! `config` → `desired` → `plan` → `execute` → `report`; `kernel` alone talks to the kernel.
+
+pub mod config;
+pub mod state;

@@ -1,0 +1,375 @@
+//! The state of a node, as wanted and as found: the same plain, ordered, comparable type.
+//!
+//! Only what Underseal owns is in it. Fields that the kernel does not hold (paths of key files) are
+//! `None` in what was observed, and no comparison looks at them. Names stand for interfaces
+//! wherever the index is not known before the interface exists; the kernel edge resolves them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::config::value::{
+    AbsolutePath, Cipher, Digest, InterfaceName, PublicKey, SpiffeId, WorkloadName,
+};
+
+/// Everything that `apply` makes and `down` removes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// The WireGuard device; `None` if there is none.
+    pub wireguard: Option<Wireguard>,
+    /// Routes with our protocol number.
+    pub routes: BTreeSet<Route>,
+    /// BPF programs and maps; `None` if nothing is pinned.
+    pub datapath: Option<Datapath>,
+    /// Network namespaces of workloads by cookie (`SO_NETNS_COOKIE`): those of the configuration
+    /// that exist, and those that the `NETNS` map lists.
+    pub namespaces: BTreeMap<u64, Namespace>,
+}
+
+/// A WireGuard device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wireguard {
+    /// Its name.
+    pub interface: InterfaceName,
+    /// Whether `IFF_UP` is set.
+    pub up: bool,
+    /// MTU, bytes.
+    pub mtu: u32,
+    /// UDP port it listens on.
+    pub port: u16,
+    /// Its key pair, without the private half.
+    pub key: Key,
+    /// Addresses with their prefix length.
+    pub addresses: BTreeSet<IpNet>,
+    /// Peers by public key.
+    pub peers: BTreeMap<PublicKey, Peer>,
+}
+
+/// A device's key pair as far as it may be shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Key {
+    /// The public half; `None` in what is wanted: the key file does not exist yet and is to be
+    /// made. `None` in what was observed: the device has no key yet.
+    pub public: Option<PublicKey>,
+    /// Where the private half is kept; `None` in what was observed.
+    pub file: Option<AbsolutePath>,
+}
+
+/// A WireGuard peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peer {
+    /// Where it is reached; `None` if the kernel has not been told.
+    pub endpoint: Option<SocketAddr>,
+    /// Allowed IPs.
+    pub networks: BTreeSet<IpNet>,
+    /// Interval of keepalives, seconds; 0 for none.
+    pub persistent_keepalive: u16,
+    /// Preshared key.
+    pub preshared_key: Option<PresharedKey>,
+}
+
+/// A preshared key as far as it may be shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PresharedKey {
+    /// Digest of the key.
+    pub digest: Digest,
+    /// Where it is kept; `None` in what was observed.
+    pub file: Option<AbsolutePath>,
+}
+
+/// A route to another node's workloads.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Destination.
+    pub destination: IpNet,
+    /// Output interface.
+    pub interface: InterfaceName,
+}
+
+/// `rtm_protocol` of our routes: says whose they are. Not assigned in `linux/rtnetlink.h` nor in
+/// iproute2's table.
+pub const ROUTE_PROTOCOL: u8 = 171;
+
+/// What is pinned below [`underseal_abi::names::PIN_ROOT`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Datapath {
+    /// Digest of the object whose programs are attached; written after the last of them was, so
+    /// `None` means that an apply is under way or was interrupted.
+    pub object: Option<Digest>,
+    /// Entry of the `CONFIG` map.
+    pub settings: Settings,
+    /// The `IPCACHE` map.
+    pub ipcache: BTreeMap<IpNet, Endpoint>,
+    /// The `WORKLOADS` map by id.
+    pub workloads: BTreeMap<u32, Workload>,
+    /// Pinned links, in the order in which they are attached.
+    pub attachments: BTreeSet<Attachment>,
+}
+
+/// The `CONFIG` map without the object's digest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// When connections are sealed.
+    pub mode: Mode,
+    /// The device that leads to other nodes; `None` while there is none, or if it is gone.
+    pub wireguard: Option<InterfaceName>,
+    /// Whether workloads may exchange packets with addresses that are no workload.
+    pub allow_outside: bool,
+    /// Whether what mTLS cannot carry may pass between workloads of this node.
+    pub allow_non_tcp: bool,
+    /// Whether connections older than the take-over of their namespace go on in plaintext.
+    pub keep_existing: bool,
+}
+
+/// When connections are sealed by mTLS; see [`underseal_abi::Mode`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Never; only WireGuard encrypts.
+    Never,
+    /// Between workloads of one node.
+    #[default]
+    SameNode,
+}
+
+/// Whose a network or an address is; see [`underseal_abi::Endpoint`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// [`underseal_abi::THIS_NODE`] or a peer's number, from 2 on.
+    pub node: u32,
+    /// Workload id, or 0.
+    pub workload: u32,
+    /// Host-side interface index of a workload that is present, or 0.
+    pub ifindex: u32,
+}
+
+/// What the helper must know of a workload; see [`underseal_abi::Workload`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Workload {
+    /// `namespace/name`.
+    pub name: WorkloadName,
+    /// SPIFFE ID.
+    pub spiffe_id: SpiffeId,
+    /// Folder with `tls.crt`, `tls.key`, `ca.crt`.
+    pub identity: AbsolutePath,
+    /// Path of the network namespace.
+    pub netns: AbsolutePath,
+    /// Cipher to seal with.
+    pub cipher: Cipher,
+}
+
+/// A workload's network namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Namespace {
+    /// Id of the workload that lives in it.
+    pub workload: u32,
+    /// Entry of the `NETNS` map; `None` if it has none.
+    pub entry: Option<Saved>,
+    /// What is set inside; `None` if the namespace is gone and only the entry is left.
+    pub live: Option<Live>,
+}
+
+/// What `down` puts back in a namespace; see [`underseal_abi::Netns`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Saved {
+    /// `net.ipv4.tcp_notsent_lowat` as it was found.
+    pub lowat: u32,
+    /// MTU of both ends of the veth pair as it was found, bytes; 0 if it was left alone.
+    pub mtu: u32,
+    /// Whether the take-over of the sockets that were open is finished.
+    pub taken_over: bool,
+}
+
+/// Settings of a namespace that exists.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Live {
+    /// Path of the namespace.
+    pub path: AbsolutePath,
+    /// The workload's interface inside.
+    pub interface: InterfaceName,
+    /// Its peer on the host side.
+    pub host: Link,
+    /// MTU of the interface inside, bytes.
+    pub mtu: u32,
+    /// MTU of the host side, bytes.
+    pub host_mtu: u32,
+    /// `net.ipv4.tcp_notsent_lowat`, bytes.
+    pub lowat: u32,
+}
+
+/// An interface that exists.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// Its name.
+    pub name: InterfaceName,
+    /// Its index.
+    pub index: u32,
+}
+
+/// A program and what it is attached to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attachment {
+    /// The program.
+    pub program: Program,
+    /// What it is attached to.
+    pub target: Target,
+}
+
+impl Attachment {
+    /// Name of the link's pin below [`underseal_abi::names::LINKS`].
+    #[must_use]
+    pub fn pin(&self) -> String {
+        match &self.target {
+            Target::Interface(interface) => format!("{}@{interface}", self.program),
+            Target::Cgroup(_) | Target::Kernel => self.program.to_string(),
+        }
+    }
+}
+
+/// What a program is attached to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// A cgroup2 folder.
+    Cgroup(AbsolutePath),
+    /// An LSM hook or a kernel function, which the program itself names.
+    Kernel,
+    /// A network interface; the direction follows from the program.
+    Interface(InterfaceName),
+}
+
+/// Where a kind of program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// A cgroup, by this `bpftool cgroup` attach type.
+    Cgroup(&'static str),
+    /// A kernel function or LSM hook.
+    Kernel,
+    /// Packets that an interface receives.
+    Ingress,
+    /// Packets that an interface sends.
+    Egress,
+}
+
+macro_rules! programs {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal at $hook:expr,)*) => {
+        /// Every program that is attached, in the order in which this is done: what drops and
+        /// records comes before what lets through, and the workloads' own way out is last.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Program { $($(#[$doc])* $variant,)* }
+
+        impl Program {
+            /// All of them with their function name in the object and their hook.
+            pub const ALL: &[(Self, &str, Hook)] = &[$((Self::$variant, $name, $hook),)*];
+        }
+    };
+}
+
+programs! {
+    /// The guard: drops payload of sockets that are not sealed.
+    Egress = "egress" at Hook::Cgroup("cgroup_inet_egress"),
+    /// The guard's other direction.
+    Ingress = "ingress" at Hook::Cgroup("cgroup_inet_ingress"),
+    /// The strict check: no workload packet leaves outside WireGuard.
+    UplinkEgress = "uplink_egress" at Hook::Egress,
+    /// The strict check's other direction.
+    UplinkIngress = "uplink_ingress" at Hook::Ingress,
+    /// Records tasks inside send.
+    SocketSendmsg = "socket_sendmsg" at Hook::Kernel,
+    /// Records tasks inside receive.
+    SocketRecvmsg = "socket_recvmsg" at Hook::Kernel,
+    /// Records which process accepted a connection.
+    SockGraft = "sock_graft" at Hook::Kernel,
+    /// Records tasks that splice from a socket.
+    SpliceRead = "splice_read" at Hook::Kernel,
+    /// Records tasks that splice into a socket, on kernels that have this path.
+    Sendpage = "sendpage" at Hook::Kernel,
+    /// Keeps an application from ending its own hold.
+    Setsockopt = "setsockopt" at Hook::Cgroup("cgroup_setsockopt"),
+    /// Policy at connect, IPv4.
+    Connect4 = "connect4" at Hook::Cgroup("cgroup_inet4_connect"),
+    /// Policy at connect, IPv6.
+    Connect6 = "connect6" at Hook::Cgroup("cgroup_inet6_connect"),
+    /// Holds or releases each connection when it is established.
+    SockOps = "sock_ops" at Hook::Cgroup("cgroup_sock_ops"),
+    /// Checks what reaches a workload.
+    ToWorkload = "to_workload" at Hook::Egress,
+    /// Hands packets from other nodes to the workload they are for.
+    FromWireguard = "from_wireguard" at Hook::Ingress,
+    /// Sends a workload's packets on their way.
+    FromWorkload = "from_workload" at Hook::Ingress,
+}
+
+impl Program {
+    /// Where it is attached.
+    #[must_use]
+    pub const fn hook(self) -> Hook {
+        Self::ALL[self as usize].2
+    }
+
+    /// The program called `name`.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        let (program, _, _) = Self::ALL.iter().find(|(_, n, _)| *n == name)?;
+        Some(*program)
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Self::ALL[*self as usize].1)
+    }
+}
+
+/// What the desired state depends on and Underseal does not own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Facts {
+    /// Digest of the object that this loader would load.
+    pub object: Digest,
+    /// Our public key; `None` while the private key file does not exist.
+    pub public_key: Option<PublicKey>,
+    /// Digests of the preshared keys' files, by the peer's public key.
+    pub preshared_keys: BTreeMap<PublicKey, Digest>,
+    /// MTU of each configured uplink that exists, bytes.
+    pub uplinks: BTreeMap<InterfaceName, u32>,
+    /// Whether the kernel has the function that [`Program::Sendpage`] is attached to.
+    pub sendpage: bool,
+    /// Ids of the workloads that the `WORKLOADS` map lists.
+    pub ids: BTreeMap<WorkloadName, u32>,
+    /// Namespaces of the configured workloads that exist.
+    pub namespaces: BTreeMap<WorkloadName, Found>,
+}
+
+/// A configured workload's namespace as it was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Found {
+    /// Its cookie (`SO_NETNS_COOKIE`).
+    pub cookie: u64,
+    /// Entry of the `NETNS` map; `None` before the take-over.
+    pub entry: Option<Saved>,
+    /// What is set inside now.
+    pub live: Live,
+}
