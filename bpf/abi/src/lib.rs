@@ -15,7 +15,7 @@ pub use layout::{
     COUNTERS, Config, Conn, Counter, Drop, Endpoint, Event, EventKind, Lowat, Netns, Role, Sleeper,
     Socket, State, Tally, TaskFile, Tuple, Workload, ip_key,
 };
-pub use path::{Mode, Path, Policy, mode_of, path_of};
+pub use path::{Mode, Path, Policy, is_link_scope, is_loopback, mode_of, path_of};
 pub use record::{Flow, Segment, Step, Verdict};
 
 /// Version of every layout and name in this crate. Written by the loader into [`Config::abi`].

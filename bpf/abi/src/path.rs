@@ -52,15 +52,19 @@ pub enum Path {
 #[inline(always)]
 pub const fn path_of(policy: Policy, peer: Option<&Endpoint>) -> Path {
     match peer {
-        None if policy.allow_outside => Path::Outside,
-        None => Path::Deny,
-        // An address of a workload network that belongs to no workload of this node: nobody
-        // could own the certificate, so nobody is connected.
-        Some(Endpoint {
+        // An address of this node's network that is no workload's is the host's own (a gateway).
+        None
+        | Some(Endpoint {
             node: THIS_NODE,
             workload: 0,
             ..
-        }) => Path::Deny,
+        }) => {
+            if policy.allow_outside {
+                Path::Outside
+            } else {
+                Path::Deny
+            }
+        }
         Some(Endpoint {
             node: THIS_NODE, ..
         }) => match policy.mode {
@@ -69,6 +73,26 @@ pub const fn path_of(policy: Policy, peer: Option<&Endpoint>) -> Path {
         },
         Some(_) => Path::Tunnel,
     }
+}
+
+/// Whether an address (`ip_key` form) is 127.0.0.0/8 or ::1.
+#[inline(always)]
+#[must_use]
+pub fn is_loopback(ip: &[u8; 16]) -> bool {
+    let v6 = u128::from_be_bytes(*ip);
+    v6 == 1 || v6 >> 24 == 0xffff_7f
+}
+
+/// Whether an address (`ip_key` form) never leaves its link: IPv6 link-local, link-local and
+/// interface-local multicast, and the unspecified address; of IPv4 224.0.0.0/24.
+#[inline(always)]
+#[must_use]
+pub fn is_link_scope(ip: &[u8; 16]) -> bool {
+    let v6 = u128::from_be_bytes(*ip);
+    v6 == 0
+        || v6 >> 118 == 0xfe80 >> 6
+        || matches!(v6 >> 112, 0xff01 | 0xff02)
+        || v6 >> 8 == 0xffff_e000_00
 }
 
 #[cfg(test)]
@@ -89,7 +113,8 @@ mod tests {
         let cases = [
             (Mode::SameNode, true, Some(at(1, 7)), Path::Seal),
             (Mode::Never, true, Some(at(1, 7)), Path::Local),
-            (Mode::SameNode, true, Some(at(1, 0)), Path::Deny),
+            (Mode::SameNode, true, Some(at(1, 0)), Path::Outside),
+            (Mode::SameNode, false, Some(at(1, 0)), Path::Deny),
             (Mode::SameNode, false, Some(at(2, 0)), Path::Tunnel),
             (Mode::Never, false, Some(at(2, 9)), Path::Tunnel),
             (Mode::SameNode, true, None, Path::Outside),
@@ -107,6 +132,23 @@ mod tests {
                 want,
                 "{mode:?} {peer:?}"
             );
+        }
+    }
+
+    #[test]
+    fn scopes() {
+        let key = |s: &str| match s.parse().unwrap() {
+            core::net::IpAddr::V4(v4) => crate::ip_key(v4.octets()),
+            core::net::IpAddr::V6(v6) => v6.octets(),
+        };
+        for yes in ["127.0.0.1", "127.255.0.3", "::1"] {
+            assert!(is_loopback(&key(yes)), "{yes}");
+        }
+        for yes in ["fe80::1", "febf::", "ff02::1:ff00:1", "ff01::1", "::", "224.0.0.1"] {
+            assert!(is_link_scope(&key(yes)), "{yes}");
+        }
+        for no in ["10.0.0.1", "fd00::1", "ff05::2", "224.0.1.1", "128.0.0.1", "fec0::1"] {
+            assert!(!is_loopback(&key(no)) && !is_link_scope(&key(no)), "{no}");
         }
     }
 

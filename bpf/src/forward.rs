@@ -1,0 +1,136 @@
+//! The packet path: which packets pass between workloads, WireGuard and the world. By address
+//! alone; connections are the guard's affair.
+
+#![deny(unsafe_code)]
+
+use underseal_abi::{Config, Counter, Endpoint, Path, THIS_NODE, is_link_scope, path_of};
+
+use crate::{
+    maps,
+    packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, Ip, Packet},
+};
+
+/// The next program, then the stack (`TCX_NEXT`, `TC_ACT_UNSPEC`).
+const NEXT: i32 = -1;
+/// `TC_ACT_SHOT`.
+const DROP: i32 = 2;
+
+#[inline(always)]
+fn refuse(packet: Packet, counter: Counter) -> i32 {
+    maps::count(counter, packet.len());
+    DROP
+}
+
+/// A workload sends a packet (ingress of the host side of its veth).
+#[inline(always)]
+pub fn from_workload(packet: Packet) -> i32 {
+    if !packet.is_ip() {
+        return NEXT;
+    }
+    let Some(ip) = packet.ip() else {
+        return refuse(packet, Counter::DropSpoofed);
+    };
+    // Neighbour discovery and its like are between the workload and this host alone.
+    if is_link_scope(&ip.destination) || is_link_scope(&ip.source) {
+        return NEXT;
+    }
+    if !maps::endpoint(&ip.source).is_some_and(|e| e.ifindex == packet.ifindex()) {
+        return refuse(packet, Counter::DropSpoofed);
+    }
+    let config = maps::config();
+    let peer = maps::endpoint(&ip.destination);
+    match path_of(maps::policy(&config), peer.as_ref()) {
+        Path::Tunnel if config.wireguard == 0 => refuse(packet, Counter::DropUnreachable),
+        Path::Tunnel => {
+            maps::count(Counter::ToWireguard, packet.len());
+            packet.redirect(config.wireguard)
+        }
+        Path::Seal if !may_pass_beside_mtls(&config, &ip) => refuse(packet, Counter::DropNonTcp),
+        Path::Seal | Path::Local => deliver(packet, peer, Counter::SameNode),
+        Path::Outside => {
+            maps::count(Counter::Outside, packet.len());
+            NEXT
+        }
+        Path::Deny => refuse(packet, Counter::DropOutside),
+    }
+}
+
+/// The host's stack sends a packet to a workload (egress of the host side of its veth). What
+/// comes from another workload must not come this way: those are redirected past it.
+#[inline(always)]
+pub fn to_workload(packet: Packet) -> i32 {
+    if !packet.is_ip() {
+        return NEXT;
+    }
+    let Some(ip) = packet.ip() else {
+        return refuse(packet, Counter::DropBypass);
+    };
+    if is_link_scope(&ip.source) || is_link_scope(&ip.destination) {
+        return NEXT;
+    }
+    let source = maps::endpoint(&ip.source);
+    if source.is_some_and(|e| e.node != THIS_NODE || e.workload != 0) {
+        return refuse(packet, Counter::DropBypass);
+    }
+    match path_of(maps::policy(&maps::config()), source.as_ref()) {
+        Path::Deny => refuse(packet, Counter::DropOutside),
+        _ => {
+            maps::count(Counter::Outside, packet.len());
+            NEXT
+        }
+    }
+}
+
+/// WireGuard has decrypted a packet. It has also checked that the source belongs to the peer.
+#[inline(always)]
+pub fn from_wireguard(packet: Packet) -> i32 {
+    let Some(ip) = packet.ip() else { return NEXT };
+    match maps::endpoint(&ip.destination) {
+        Some(
+            to @ Endpoint {
+                node: THIS_NODE,
+                workload: 1..,
+                ..
+            },
+        ) => deliver(packet, Some(to), Counter::FromWireguard),
+        _ => NEXT,
+    }
+}
+
+/// A packet crosses an uplink: nothing for or from a workload network may, whatever state the
+/// rest of the node is in.
+#[inline(always)]
+pub fn uplink(packet: Packet, counter: Counter) -> i32 {
+    if !packet.is_ip() {
+        return NEXT;
+    }
+    let Some(ip) = packet.ip() else {
+        return refuse(packet, counter);
+    };
+    if maps::endpoint(&ip.source).is_some() || maps::endpoint(&ip.destination).is_some() {
+        return refuse(packet, counter);
+    }
+    NEXT
+}
+
+#[inline(always)]
+fn deliver(packet: Packet, to: Option<Endpoint>, counter: Counter) -> i32 {
+    match to {
+        Some(Endpoint {
+            ifindex: ifindex @ 1..,
+            ..
+        }) => {
+            maps::count(counter, packet.len());
+            packet.redirect_peer(ifindex)
+        }
+        _ => refuse(packet, Counter::DropUnreachable),
+    }
+}
+
+/// Whether a packet between two workloads that must use mTLS may pass although mTLS cannot carry
+/// it: TCP is the guard's affair, ICMP carries no application data.
+#[inline(always)]
+fn may_pass_beside_mtls(config: &Config, ip: &Ip) -> bool {
+    matches!(ip.protocol, IPPROTO_TCP | IPPROTO_ICMP | IPPROTO_ICMPV6)
+        || config.flags & Config::ALLOW_NON_TCP != 0
+}

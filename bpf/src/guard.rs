@@ -1,0 +1,186 @@
+//! The guard: the second line, independent of the hold. Payload leaves a socket only while it is
+//! released, or sealed and then as TLS records that follow one another without a gap.
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_loop;
+use underseal_abi::{
+    Config, Conn, Counter, Drop, EventKind, Flow, Path, Segment, State, Step, THIS_NODE, Tuple,
+    Verdict,
+};
+
+use crate::{
+    hold,
+    maps::{self, storage},
+    offsets::{CONTROLS, NO_GUARD},
+    packet::{Ip, Packet, Tcp},
+    sys::Sock,
+};
+
+const PASS: i32 = 1;
+const DROP: i32 = 0;
+/// More records than the largest segment the stack makes (512 KiB) can hold.
+const MAX_RECORDS: u32 = 32768;
+
+/// A packet leaves a socket of a covered process.
+#[inline(always)]
+pub fn egress(packet: Packet) -> i32 {
+    let Some(sock) = packet.tcp_sock() else {
+        return PASS;
+    };
+    let state = storage::state(sock);
+    if state == Some(State::Released) || CONTROLS.load() & NO_GUARD != 0 {
+        return PASS;
+    }
+    let Some((ip, tcp)) = segment(packet) else {
+        // A TCP socket sent something that cannot be parsed: only a stranger's may pass.
+        return if state.is_none() { PASS } else { DROP };
+    };
+    if tcp.segment.len == 0 && !tcp.fin {
+        return PASS;
+    }
+    match state {
+        Some(State::Sealed) => sealed(packet, sock, tcp),
+        Some(_) if tcp.segment.len == 0 => {
+            maps::count(Counter::FinDeferred, 0);
+            DROP
+        }
+        Some(_) => dropped(sock, Drop::Unsealed, Counter::DropUnsealed, packet),
+        None if tcp.segment.len == 0 => PASS,
+        None => stranger(packet, &ip),
+    }
+}
+
+/// A packet arrives at a socket of a covered process.
+#[inline(always)]
+pub fn ingress(packet: Packet) -> i32 {
+    let Some(sock) = packet.tcp_sock() else {
+        return PASS;
+    };
+    if !matches!(
+        storage::state(sock),
+        Some(State::New | State::Held | State::Keyed)
+    ) || CONTROLS.load() & NO_GUARD != 0
+    {
+        return PASS;
+    }
+    match segment(packet) {
+        Some((_, tcp)) if tcp.segment.len == 0 => PASS,
+        _ => dropped(
+            sock,
+            Drop::UnsealedIngress,
+            Counter::DropUnsealedIngress,
+            packet,
+        ),
+    }
+}
+
+#[inline(always)]
+fn segment(packet: Packet) -> Option<(Ip, Tcp)> {
+    let ip = packet.ip()?;
+    let tcp = packet.tcp(&ip)?;
+    Some((ip, tcp))
+}
+
+/// A socket older than the take-over of its namespace, or one that got round it. It may talk to
+/// anybody but to a workload of this node that it should be sealed with.
+#[inline(always)]
+fn stranger(packet: Packet, ip: &Ip) -> i32 {
+    let Some(remote) = maps::endpoint(&ip.destination) else {
+        return PASS;
+    };
+    let from_workload =
+        maps::endpoint(&ip.source).is_some_and(|e| e.node == THIS_NODE && e.workload != 0);
+    if !from_workload
+        || hold::path_to(&ip.destination, Some(&remote)) != Path::Seal
+        || maps::config().flags & Config::KEEP_EXISTING != 0
+    {
+        return PASS;
+    }
+    maps::count(Counter::DropUnknown, packet.len());
+    let tuple = Tuple {
+        local: ip.source,
+        remote: ip.destination,
+        ..Tuple::default()
+    };
+    maps::tell(
+        EventKind::Dropped,
+        Drop::Unknown as u32,
+        &Conn {
+            tuple,
+            ..Conn::default()
+        },
+    );
+    DROP
+}
+
+/// What a step of the walk needs. On the stack; `bpf_loop` passes its address on.
+struct Walk {
+    packet: Packet,
+    flow: *mut Flow,
+    segment: Segment,
+    payload: u32,
+    verdict: u32,
+}
+
+const UNDECIDED: u32 = 0;
+const PASSED: u32 = 1;
+const NOT_A_RECORD: u32 = 2;
+const GAP: u32 = 3;
+
+#[inline(always)]
+fn sealed(packet: Packet, sock: Sock, tcp: Tcp) -> i32 {
+    if tcp.segment.len == 0 {
+        return PASS;
+    }
+    let flow = storage::flow(sock);
+    if flow.is_null() {
+        return DROP;
+    }
+    let mut walk = Walk {
+        packet,
+        flow,
+        segment: tcp.segment,
+        payload: tcp.payload,
+        verdict: UNDECIDED,
+    };
+    // SAFETY: `step` has the signature that bpf_loop calls, `walk` outlives the call.
+    unsafe { bpf_loop(MAX_RECORDS, step as *mut c_void, (&raw mut walk).cast(), 0) };
+    match walk.verdict {
+        PASSED => {
+            maps::count(Counter::Sealed, packet.len());
+            PASS
+        }
+        GAP => dropped(sock, Drop::Gap, Counter::DropNotARecord, packet),
+        _ => dropped(sock, Drop::NotARecord, Counter::DropNotARecord, packet),
+    }
+}
+
+/// One record. Returns 1 to end the loop.
+unsafe extern "C" fn step(_index: u32, walk: *mut Walk) -> i64 {
+    // SAFETY: bpf_loop passes the address of `sealed`'s own `walk`.
+    let walk = unsafe { &mut *walk };
+    let (packet, payload) = (walk.packet, walk.payload);
+    // SAFETY: points into this socket's storage, which lives as long as the socket.
+    let flow = unsafe { &mut *walk.flow };
+    let stepped = flow.step(walk.segment, |offset| {
+        packet.bytes::<1>(payload + offset).map(|[b]| b)
+    });
+    walk.verdict = match stepped {
+        Step::More => return 0,
+        Step::Done(Verdict::Pass) => PASSED,
+        Step::Done(Verdict::NotARecord) => NOT_A_RECORD,
+        Step::Done(Verdict::Gap) => GAP,
+    };
+    1
+}
+
+/// Counts the drop and tells the helper, which resets the connection: nobody else would learn of
+/// it, and the application would wait for ever.
+#[inline(always)]
+fn dropped(sock: Sock, why: Drop, counter: Counter, packet: Packet) -> i32 {
+    maps::count(counter, packet.len());
+    if let Some(kept) = storage::socket(sock) {
+        maps::tell(EventKind::Dropped, why as u32, &kept.conn);
+    }
+    DROP
+}

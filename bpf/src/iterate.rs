@@ -1,0 +1,128 @@
+//! Iterators: what user space starts itself. Each writes records to whoever reads it.
+
+use core::ffi::c_void;
+
+use underseal_abi::{Config, Conn, Path, State, TaskFile};
+
+use crate::{
+    hold,
+    maps::{self, storage},
+    sys::{self, Seq, TaskFileContext, TcpContext},
+};
+
+const TCP_ESTABLISHED: u8 = 1;
+const TCP_SYN_SENT: u8 = 2;
+const TCP_LISTEN: u8 = 10;
+/// The value that ends every hold: no limit.
+const LET_GO: u32 = u32::MAX;
+
+/// Lists the sockets among the descriptors of a process.
+#[inline(always)]
+pub fn task_file(ctx: *const TaskFileContext) {
+    // SAFETY: the context of this program.
+    let Some((seq, fd, file)) = (unsafe { TaskFileContext::item(ctx) }) else {
+        return;
+    };
+    if let Some(sock) = sys::sock_of_file(file) {
+        // The tgid is the reader's to know: it asked for one process.
+        sys::write(
+            seq,
+            &TaskFile {
+                cookie: sys::cookie(sock),
+                tgid: 0,
+                fd,
+            },
+        );
+    }
+}
+
+/// Takes over the connections that are older than the take-over of their namespace: lets go of
+/// those that need no TLS, and lists those that do (unless they are to be kept).
+#[inline(always)]
+pub fn take_over(ctx: *const TcpContext) {
+    let Some((seq, sk_common)) = full_socket(ctx) else {
+        return;
+    };
+    let Some(sock) = sys::tcp_sock(sk_common) else {
+        return;
+    };
+    if storage::state(sock).is_some() {
+        return;
+    }
+    let tuple = sys::tuple_of(sk_common);
+    let path = hold::path_to(&tuple.remote, maps::endpoint(&tuple.remote).as_ref());
+    let keep = maps::config().flags & Config::KEEP_EXISTING != 0;
+    match path {
+        Path::Seal | Path::Deny if !keep => {
+            sys::write(
+                seq,
+                &Conn {
+                    cookie: sys::cookie(sock),
+                    tuple,
+                    ..Conn::default()
+                },
+            );
+        }
+        _ => {
+            if storage::set_state(sock, State::Released) {
+                sys::set_lowat_of(sock, LET_GO);
+            }
+            if matches!(path, Path::Seal | Path::Deny) {
+                let state = State::Released as u32;
+                sys::write(
+                    seq,
+                    &Conn {
+                        cookie: sys::cookie(sock),
+                        tuple,
+                        state,
+                        ..Conn::default()
+                    },
+                );
+            }
+        }
+    }
+}
+
+/// Lets go of a namespace: lists the connections that wait for keys (they must be reset, not sent
+/// in plaintext) and wakes every other socket that the namespace's default held.
+#[inline(always)]
+pub fn let_go(ctx: *const TcpContext) {
+    let Some((seq, sk_common)) = full_socket(ctx) else {
+        return;
+    };
+    let Some(sock) = sys::tcp_sock(sk_common) else {
+        return;
+    };
+    match storage::state(sock) {
+        Some(State::Released | State::Sealed) => {}
+        Some(state) => {
+            let tuple = sys::tuple_of(sk_common);
+            let state = state as u32;
+            sys::write(
+                seq,
+                &Conn {
+                    cookie: sys::cookie(sock),
+                    tuple,
+                    state,
+                    ..Conn::default()
+                },
+            );
+        }
+        None => {
+            sys::set_lowat_of(sock, LET_GO);
+        }
+    }
+}
+
+/// The socket an iterator has come to, unless it is a listener, or so young that the hooks will
+/// see it established.
+#[inline(always)]
+fn full_socket(ctx: *const TcpContext) -> Option<(Seq, *mut c_void)> {
+    // SAFETY: the context of this program.
+    let (seq, sk_common) = unsafe { TcpContext::item(ctx) }?;
+    match sys::tcp_state(sk_common) {
+        TCP_SYN_SENT | TCP_LISTEN => None,
+        state if state < TCP_ESTABLISHED => None,
+        _ => Some((seq, sk_common)),
+    }
+}

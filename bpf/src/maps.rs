@@ -1,0 +1,220 @@
+//! The maps, and the few accesses to them that need `unsafe`. Names are `underseal_abi::names`.
+
+use core::ptr::{addr_of, null_mut};
+
+use aya_ebpf::{
+    bindings::BPF_SK_STORAGE_GET_F_CREATE,
+    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, SkStorage, lpm_trie::Key},
+    helpers::generated::bpf_sk_storage_get,
+    macros::btf_map,
+};
+use underseal_abi::{
+    Config, Conn, Counter, Endpoint, Event, EventKind, Flow, Mode, Netns, Policy, Sleeper, Socket,
+    State, Tally, Workload, mode_of,
+};
+
+use crate::sys::{Sock, add};
+
+#[btf_map]
+static CONFIG: Array<Config, 1> = Array::new();
+#[btf_map]
+static IPCACHE: LpmTrie<[u8; 16], Endpoint, 65536> = LpmTrie::new();
+#[btf_map]
+static NETNS: HashMap<u64, Netns, 4096> = HashMap::new();
+#[btf_map]
+static WORKLOADS: HashMap<u32, Workload, 4096, { aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+#[btf_map]
+static CONNS: HashMap<u64, Conn, 131072, { aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+#[btf_map]
+static SLEEPERS: HashMap<Sleeper, u64, 65536> = HashMap::new();
+#[btf_map]
+static EVENTS: RingBuf<Event, 1048576> = RingBuf::new();
+#[btf_map]
+static COUNTERS: PerCpuArray<Tally, 64> = PerCpuArray::new();
+/// Declared here so that it lives and is pinned with the rest; only the helper writes it.
+#[btf_map]
+static HELPER_COUNTERS: Array<u64, 64> = Array::new();
+#[btf_map]
+static STATES: SkStorage<u32> = SkStorage::new();
+#[btf_map]
+static SOCKETS: SkStorage<Socket> = SkStorage::new();
+#[btf_map]
+static FLOWS: SkStorage<Flow> = SkStorage::new();
+
+/// Counts one packet, connection or call of `bytes`.
+#[inline(always)]
+pub fn count(counter: Counter, bytes: u32) {
+    if let Some(tally) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: a value of a per-CPU array stays valid for the run of the program.
+        unsafe {
+            add(&raw mut (*tally).packets, 1);
+            add(&raw mut (*tally).bytes, bytes.into());
+        }
+    }
+}
+
+/// What the loader has configured. All zeros before the first apply: no WireGuard, mode `never`,
+/// nothing allowed.
+#[inline(always)]
+pub fn config() -> Config {
+    CONFIG.get(0).copied().unwrap_or_default()
+}
+
+/// The part of `config` that decides paths.
+#[inline(always)]
+pub fn policy(config: &Config) -> Policy {
+    let mode: Mode = mode_of(config.mode);
+    Policy {
+        mode,
+        allow_outside: config.flags & Config::ALLOW_OUTSIDE != 0,
+    }
+}
+
+/// Whose address `ip` is.
+#[inline(always)]
+pub fn endpoint(ip: &[u8; 16]) -> Option<Endpoint> {
+    IPCACHE.get(&Key::new(128, *ip)).copied()
+}
+
+/// The namespace with this cookie, if it has been taken over.
+#[inline(always)]
+pub fn netns(cookie: u64) -> Option<Netns> {
+    // SAFETY: the loader replaces whole elements; a copy of an old one is as good as the new one.
+    unsafe { NETNS.get(cookie) }.copied()
+}
+
+/// Puts `conn` into the table of connections that are or shall be sealed; false if it is full.
+#[inline(always)]
+pub fn insert_conn(conn: &Conn) -> bool {
+    CONNS.insert(conn.cookie, conn, 0).is_ok()
+}
+
+/// Writes the process that owns a held connection.
+#[inline(always)]
+pub fn set_owner(cookie: u64, tgid: u32) {
+    if let Some(conn) = CONNS.get_ptr_mut(cookie) {
+        // SAFETY: a u32 store into an element found just now; elements are freed after RCU.
+        unsafe { (*conn).tgid = tgid }
+    }
+}
+
+/// Whether the connection with this cookie still waits for its keys, as far as the table knows.
+#[inline(always)]
+pub fn is_held(cookie: u64) -> bool {
+    // SAFETY: a copy of one u32; elements are freed after RCU.
+    unsafe { CONNS.get(cookie) }.is_some_and(|conn| conn.state == State::Held as u32)
+}
+
+/// Takes a connection out of the table.
+#[inline(always)]
+pub fn remove_conn(cookie: u64) {
+    let _ = CONNS.remove(cookie);
+}
+
+/// Records that a task is about to enter send or recv; false if that was not possible.
+#[inline(always)]
+pub fn insert_sleeper(sleeper: &Sleeper, now: u64) -> bool {
+    SLEEPERS.insert(sleeper, now, 0).is_ok()
+}
+
+/// Takes such a record back.
+#[inline(always)]
+pub fn remove_sleeper(sleeper: &Sleeper) {
+    let _ = SLEEPERS.remove(sleeper);
+}
+
+/// Tells the helper. A full ring loses the message, not the connection: the helper reads the
+/// table of connections when it finds that it has missed some.
+#[inline(always)]
+pub fn tell(kind: EventKind, reason: u32, conn: &Conn) {
+    if let Some(mut event) = EVENTS.reserve(0) {
+        event.write(Event {
+            kind: kind as u32,
+            reason,
+            conn: *conn,
+        });
+        event.submit(0);
+    }
+}
+
+/// Values kept with a socket.
+pub mod storage {
+    use super::*;
+
+    #[inline(always)]
+    fn get<T>(map: &SkStorage<T>, sock: Sock, initial: *mut T, create: bool) -> *mut T {
+        let flags = if create {
+            u64::from(BPF_SK_STORAGE_GET_F_CREATE)
+        } else {
+            0
+        };
+        // SAFETY: `sock` is a socket pointer that the verifier knows; the helper checks the rest.
+        unsafe {
+            bpf_sk_storage_get(
+                addr_of!(*map).cast_mut().cast(),
+                sock.0,
+                initial.cast(),
+                flags,
+            )
+        }
+        .cast()
+    }
+
+    /// The state of a socket; `None` if Underseal has none for it.
+    #[inline(always)]
+    pub fn state(sock: Sock) -> Option<State> {
+        let state = get(&STATES, sock, null_mut(), false);
+        if state.is_null() {
+            return None;
+        }
+        // SAFETY: not null, so it points to the value. Volatile: user space may write it.
+        State::from_raw(unsafe { state.read_volatile() })
+    }
+
+    /// Sets the state of a socket; false if there is no memory for it.
+    #[inline(always)]
+    pub fn set_state(sock: Sock, state: State) -> bool {
+        let mut initial = state as u32;
+        let stored = get(&STATES, sock, &raw mut initial, true);
+        if stored.is_null() {
+            return false;
+        }
+        // SAFETY: not null, so it points to the value.
+        unsafe { stored.write_volatile(state as u32) };
+        true
+    }
+
+    /// What is kept with a socket.
+    #[inline(always)]
+    pub fn socket(sock: Sock) -> Option<&'static mut Socket> {
+        // SAFETY: null or a value of this socket's storage, which outlives the program's run.
+        unsafe { get(&SOCKETS, sock, null_mut(), false).as_mut() }
+    }
+
+    /// What is kept with a socket, created as zeros if need be; `None` if there is no memory.
+    #[inline(always)]
+    pub fn socket_or_new(sock: Sock) -> Option<&'static mut Socket> {
+        // SAFETY: as in `socket`.
+        unsafe { get(&SOCKETS, sock, null_mut(), true).as_mut() }
+    }
+
+    /// The record walker of a socket, or null.
+    #[inline(always)]
+    pub fn flow(sock: Sock) -> *mut Flow {
+        get(&FLOWS, sock, null_mut(), false)
+    }
+
+    /// Starts the record walker of a socket at sequence number `next`.
+    #[inline(always)]
+    pub fn start_flow(sock: Sock, next: u32) -> bool {
+        let flow = get(&FLOWS, sock, null_mut(), true);
+        if flow.is_null() {
+            return false;
+        }
+        // SAFETY: not null, so it points to the value.
+        unsafe { flow.write(Flow::starting_at(next)) };
+        true
+    }
+}
