@@ -13,8 +13,9 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::config::value::{
-    AbsolutePath, Cipher, Digest, InterfaceName, PublicKey, SpiffeId, WorkloadName,
+use crate::config::{
+    choice::{Cipher, Mode},
+    value::{AbsolutePath, Digest, InterfaceName, PublicKey, SpiffeId, WorkloadName},
 };
 
 /// Everything that `apply` makes and `down` removes.
@@ -132,17 +133,6 @@ pub struct Settings {
     pub allow_non_tcp: bool,
     /// Whether connections older than the take-over of their namespace go on in plaintext.
     pub keep_existing: bool,
-}
-
-/// When connections are sealed by mTLS; see [`underseal_abi::Mode`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mode {
-    /// Never; only WireGuard encrypts.
-    Never,
-    /// Between workloads of one node.
-    #[default]
-    SameNode,
 }
 
 /// Whose a network or an address is; see [`underseal_abi::Endpoint`].

@@ -1,3 +1,156 @@
-//! The configuration: what the file says, checked.
+//! The configuration: what the file says, checked. A [`Config`] that exists can be carried out as
+//! far as the file alone can tell; what the machine lacks is the business of `kernel::probe`.
+//!
+//! Nothing here performs I/O: the caller reads the file.
 
+mod check;
+pub mod choice;
+mod diagnostic;
+pub mod network;
+mod raw;
+mod source;
 pub mod value;
+
+use std::fmt;
+
+use choice::{Access, Cipher, Existing, Mode};
+use network::{Address, DeviceAddress, Network, PeerEndpoint};
+use value::{AbsolutePath, InterfaceName, Label, PublicKey, SpiffeId, TrustDomain, WorkloadName};
+
+pub use self::{
+    diagnostic::Diagnostic,
+    source::{Format, Source},
+};
+
+/// A checked configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// This node.
+    pub node: Node,
+    /// The WireGuard device; `None` if there is neither a section nor a peer.
+    pub wireguard: Option<Wireguard>,
+    /// The other nodes, in the file's order.
+    pub peers: Vec<Peer>,
+    /// How connections are sealed.
+    pub seal: Seal,
+    /// What may pass unsealed.
+    pub policy: Policy,
+    /// The workloads of this node, in the file's order.
+    pub workloads: Vec<Workload>,
+}
+
+/// This node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub name: Label,
+    /// Networks that its workloads have addresses of.
+    pub networks: Vec<Network>,
+    /// Interfaces that lead to other nodes.
+    pub uplinks: Vec<InterfaceName>,
+    /// Trust domain of the workloads' SPIFFE IDs.
+    pub trust_domain: TrustDomain,
+    /// The cgroup2 folder whose processes are covered.
+    pub cgroup: AbsolutePath,
+}
+
+/// The WireGuard device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wireguard {
+    /// Its name.
+    pub interface: InterfaceName,
+    /// UDP port.
+    pub port: u16,
+    /// Where its private key is kept; generated if missing.
+    pub private_key_file: AbsolutePath,
+    /// Its addresses; may be empty.
+    pub addresses: Vec<DeviceAddress>,
+    /// MTU, bytes; `None`: from the uplinks.
+    pub mtu: Option<u32>,
+}
+
+/// Another node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its name.
+    pub name: Label,
+    /// Its public key.
+    pub public_key: PublicKey,
+    /// Where it is reached.
+    pub endpoint: PeerEndpoint,
+    /// Networks of its workloads.
+    pub networks: Vec<Network>,
+    /// Interval of keepalives, seconds; 0 for none.
+    pub persistent_keepalive: u16,
+    /// Where the preshared key is kept.
+    pub preshared_key_file: Option<AbsolutePath>,
+}
+
+/// How connections are sealed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seal {
+    /// Which ones.
+    pub mode: Mode,
+    /// With which cipher.
+    pub cipher: Cipher,
+    /// What happens to those that are open at the take-over.
+    pub existing: Existing,
+}
+
+/// What may pass unsealed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Traffic with addresses that are no workload.
+    pub outside: Access,
+    /// What mTLS cannot carry, between workloads of this node.
+    pub non_tcp: Access,
+}
+
+/// A workload of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// `namespace/name`.
+    pub name: WorkloadName,
+    /// Its identity.
+    pub spiffe_id: SpiffeId,
+    /// Path of its network namespace; need not exist yet.
+    pub netns: AbsolutePath,
+    /// Its interface inside of the namespace.
+    pub interface: InterfaceName,
+    /// Its addresses, at least one.
+    pub addresses: Vec<Address>,
+    /// Folder with its certificate, key and CA.
+    pub identity: AbsolutePath,
+}
+
+impl Config {
+    /// Reads a configuration.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, in the order of the text. An error of syntax, an unknown
+    /// key, a missing key or a value of the wrong type hides what else is wrong.
+    pub fn parse(source: &Source) -> Result<Self, ConfigError> {
+        check::parse(source)
+    }
+}
+
+/// Why a configuration was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The mistakes, at least one.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl std::error::Error for ConfigError {}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, diagnostic) in self.diagnostics.iter().enumerate() {
+            if i > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{diagnostic}")?;
+        }
+        Ok(())
+    }
+}

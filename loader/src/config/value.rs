@@ -20,8 +20,8 @@ pub struct Invalid(pub String);
 macro_rules! by_text {
     ($($name:ident)*) => {$(
         impl TryFrom<String> for $name {
-            type Error = Invalid;
-            fn try_from(text: String) -> Result<Self, Invalid> {
+            type Error = $crate::config::value::Invalid;
+            fn try_from(text: String) -> Result<Self, Self::Error> {
                 text.parse()
             }
         }
@@ -34,7 +34,9 @@ macro_rules! by_text {
     )*};
 }
 
-by_text! { InterfaceName PublicKey AbsolutePath WorkloadName SpiffeId Digest Cipher }
+pub(super) use by_text;
+
+by_text! { InterfaceName PublicKey AbsolutePath WorkloadName SpiffeId Digest }
 
 /// Name of a network interface, as the kernel accepts it (`dev_valid_name`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -336,61 +338,5 @@ impl FromStr for SpiffeId {
 impl fmt::Display for SpiffeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
-    }
-}
-
-/// Cipher suite of sealed connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Cipher {
-    /// `TLS_AES_128_GCM_SHA256`.
-    #[default]
-    Aes128Gcm,
-    /// `TLS_AES_256_GCM_SHA384`.
-    Aes256Gcm,
-    /// `TLS_CHACHA20_POLY1305_SHA256`.
-    ChaCha20Poly1305,
-}
-
-impl Cipher {
-    /// Every cipher with its name and its `TLS_CIPHER_*` number of `linux/tls.h`.
-    pub const ALL: [(Self, &str, u32); 3] = [
-        (Self::Aes128Gcm, "aes-128-gcm", 51),
-        (Self::Aes256Gcm, "aes-256-gcm", 52),
-        (Self::ChaCha20Poly1305, "chacha20-poly1305", 54),
-    ];
-
-    /// The kernel's number, `TLS_CIPHER_*`.
-    #[must_use]
-    pub const fn number(self) -> u32 {
-        Self::ALL[self as usize].2
-    }
-
-    /// The cipher that the kernel calls `number`.
-    #[must_use]
-    pub fn from_number(number: u32) -> Option<Self> {
-        let (cipher, _, _) = Self::ALL.iter().find(|(_, _, n)| *n == number)?;
-        Some(*cipher)
-    }
-}
-
-impl FromStr for Cipher {
-    type Err = Invalid;
-
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        Self::ALL
-            .iter()
-            .find(|(_, name, _)| *name == text)
-            .map(|(cipher, _, _)| *cipher)
-            .ok_or_else(|| {
-                let names = Self::ALL.map(|(_, name, _)| name).join(", ");
-                Invalid(format!("no such cipher; there are {names}"))
-            })
-    }
-}
-
-impl fmt::Display for Cipher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(Self::ALL[*self as usize].1)
     }
 }

@@ -1,0 +1,426 @@
+//! From what was read to a checked [`Config`]: each value by its own constructor, then what values
+//! demand of each other. Goes on after a mistake, so that all of them are reported at once.
+
+use std::{collections::BTreeMap, str::FromStr};
+
+use figment::{Figment, error::Kind};
+
+use super::{
+    Config, ConfigError, Diagnostic, Node, Peer, Policy, Seal, Source, Wireguard, Workload,
+    choice::Access,
+    network::Network,
+    raw::{self, Raw},
+    source::Tree,
+    value::{Invalid, Label},
+};
+
+/// Smallest MTU that IPv6 can live with (RFC 8200 §5).
+const IPV6_MIN_MTU: u32 = 1280;
+/// Smallest MTU that is of any use for IPv4 (RFC 791: every host accepts this).
+const IPV4_MIN_MTU: u32 = 576;
+/// Largest MTU that the kernel gives a WireGuard device (`drivers/net/wireguard/device.c`).
+const MAX_MTU: u32 = 65_440;
+
+/// See [`Config::parse`].
+pub(super) fn parse(source: &Source) -> Result<Config, ConfigError> {
+    let one = |span, message| ConfigError {
+        diagnostics: vec![Diagnostic::at(source, span, message)],
+    };
+    let values = source.values().map_err(|e| one(e.span, e.message))?;
+    let places = source.places();
+    let raw: Raw = Figment::from(values)
+        .extract()
+        .map_err(|e| refused(&e, &places))
+        .map_err(|(span, message)| one(span, message))?;
+
+    let mut checker = Checker { faults: Vec::new() };
+    let config = checker.config(raw);
+    match config {
+        Some(config) if checker.faults.is_empty() => Ok(config),
+        _ => Err(checker.into_error(source, &places)),
+    }
+}
+
+/// Place and text of what serde refused.
+fn refused(error: &figment::Error, places: &Tree) -> (std::ops::Range<usize>, String) {
+    let path: Vec<&str> = error.path.iter().map(String::as_str).collect();
+    let parent = || path.iter().copied();
+    match &error.kind {
+        Kind::UnknownField(field, known) => {
+            let last = path.last() == Some(&field.as_str());
+            let place = if last {
+                places.key(parent())
+            } else {
+                places.key(parent().chain([field.as_str()]))
+            };
+            let known = known.join(", ");
+            (place, format!("unknown key `{field}`; known are: {known}"))
+        }
+        Kind::MissingField(field) => (places.key(parent()), format!("`{field}` is missing")),
+        kind => (places.value(parent()), kind.to_string()),
+    }
+}
+
+/// Mistakes found so far, each with the path of the value, joined by dots (no key has one).
+struct Checker {
+    faults: Vec<(String, String)>,
+}
+
+impl Checker {
+    fn into_error(self, source: &Source, places: &Tree) -> ConfigError {
+        let mut diagnostics: Vec<_> = self
+            .faults
+            .into_iter()
+            .map(|(path, message)| Diagnostic::at(source, places.value(path.split('.')), message))
+            .collect();
+        diagnostics.sort_by_key(|d| (d.line, d.column));
+        ConfigError { diagnostics }
+    }
+
+    fn fault(&mut self, path: impl Into<String>, message: impl Into<String>) {
+        self.faults.push((path.into(), message.into()));
+    }
+
+    fn value<T: FromStr<Err = Invalid>>(
+        &mut self,
+        path: impl Into<String>,
+        text: &str,
+    ) -> Option<T> {
+        text.parse()
+            .map_err(|Invalid(message)| self.fault(path, message))
+            .ok()
+    }
+
+    /// The value of `text`, or of `default` if there is none.
+    fn or<T: FromStr<Err = Invalid>>(
+        &mut self,
+        path: impl Into<String>,
+        text: Option<&str>,
+        default: &str,
+    ) -> Option<T> {
+        self.value(path, text.unwrap_or(default))
+    }
+
+    fn list<T: FromStr<Err = Invalid>>(&mut self, path: &str, texts: &[String]) -> Vec<T> {
+        texts
+            .iter()
+            .enumerate()
+            .filter_map(|(i, text)| self.value(format!("{path}.{i}"), text))
+            .collect()
+    }
+
+    fn config(&mut self, raw: Raw) -> Option<Config> {
+        let node = self.node(&raw.node);
+        let wireguard = (raw.wireguard.is_some() || !raw.peer.is_empty())
+            .then(|| self.wireguard(&raw.wireguard.unwrap_or_default()));
+        let seal = self.seal(&raw.seal);
+        let policy = self.policy(&raw.policy);
+        let domain = raw.node.trust_domain.as_str();
+        let peers: Vec<_> = raw
+            .peer
+            .iter()
+            .enumerate()
+            .map(|(i, peer)| self.peer(i, peer))
+            .collect();
+        let workloads: Vec<_> = raw
+            .workload
+            .iter()
+            .enumerate()
+            .map(|(i, workload)| self.workload(i, workload, domain))
+            .collect();
+        if !self.faults.is_empty() {
+            return None;
+        }
+        let config = Config {
+            node: node?,
+            wireguard: match wireguard {
+                None => None,
+                Some(wireguard) => Some(wireguard?),
+            },
+            peers: peers.into_iter().collect::<Option<_>>()?,
+            seal: seal?,
+            policy: policy?,
+            workloads: workloads.into_iter().collect::<Option<_>>()?,
+        };
+        self.networks(&config);
+        self.peers(&config);
+        self.devices(&config);
+        self.workloads(&config);
+        Some(config)
+    }
+
+    fn node(&mut self, raw: &raw::Node) -> Option<Node> {
+        let node = Node {
+            name: self.value("node.name", &raw.name)?,
+            networks: self.list("node.networks", &raw.networks),
+            uplinks: self.list("node.uplinks", &raw.uplinks),
+            trust_domain: self.value("node.trust_domain", &raw.trust_domain)?,
+            cgroup: self.or("node.cgroup", raw.cgroup.as_deref(), "/sys/fs/cgroup")?,
+        };
+        Some(node)
+    }
+
+    fn wireguard(&mut self, raw: &raw::Wireguard) -> Option<Wireguard> {
+        let interface = self.or(
+            "wireguard.interface",
+            raw.interface.as_deref(),
+            "underseal0",
+        );
+        let private_key_file = self.or(
+            "wireguard.private_key_file",
+            raw.private_key_file.as_deref(),
+            "/var/lib/underseal/wireguard.key",
+        );
+        let port = raw.port.unwrap_or(51871);
+        if port == 0 {
+            self.fault(
+                "wireguard.port",
+                "a port must not be 0: peers could not know it",
+            );
+        }
+        let addresses = self.list("wireguard.addresses", &raw.addresses);
+        Some(Wireguard {
+            interface: interface?,
+            port,
+            private_key_file: private_key_file?,
+            addresses,
+            mtu: raw.mtu,
+        })
+    }
+
+    fn peer(&mut self, i: usize, raw: &raw::Peer) -> Option<Peer> {
+        let at = format!("peer.{i}");
+        let name = self.value(format!("{at}.name"), &raw.name);
+        let public_key = self.value(format!("{at}.public_key"), &raw.public_key);
+        let endpoint = self.value(format!("{at}.endpoint"), &raw.endpoint);
+        let networks = self.list(&format!("{at}.networks"), &raw.networks);
+        if raw.networks.is_empty() {
+            self.fault(
+                format!("{at}.networks"),
+                "a peer without networks is of no use",
+            );
+        }
+        let preshared_key_file = match &raw.preshared_key_file {
+            None => Some(None),
+            Some(path) => self
+                .value(format!("{at}.preshared_key_file"), path)
+                .map(Some),
+        };
+        Some(Peer {
+            name: name?,
+            public_key: public_key?,
+            endpoint: endpoint?,
+            networks,
+            persistent_keepalive: raw.persistent_keepalive.unwrap_or(0),
+            preshared_key_file: preshared_key_file?,
+        })
+    }
+
+    fn seal(&mut self, raw: &raw::Seal) -> Option<Seal> {
+        let mode = self.or("seal.mode", raw.mode.as_deref(), "same-node");
+        let cipher = self.or("seal.cipher", raw.cipher.as_deref(), "aes-128-gcm");
+        let existing = self.or("seal.existing", raw.existing.as_deref(), "reset");
+        Some(Seal {
+            mode: mode?,
+            cipher: cipher?,
+            existing: existing?,
+        })
+    }
+
+    fn policy(&mut self, raw: &raw::Policy) -> Option<Policy> {
+        let outside: Option<Access> = self.or("policy.outside", raw.outside.as_deref(), "allow");
+        let non_tcp: Option<Access> = self.or("policy.non_tcp", raw.non_tcp.as_deref(), "deny");
+        Some(Policy {
+            outside: outside?,
+            non_tcp: non_tcp?,
+        })
+    }
+
+    fn workload(&mut self, i: usize, raw: &raw::Workload, domain: &str) -> Option<Workload> {
+        let at = format!("workload.{i}");
+        let name: Option<Label> = self.value(format!("{at}.name"), &raw.name);
+        let namespace: Option<Label> = self.or(
+            format!("{at}.namespace"),
+            raw.namespace.as_deref(),
+            "default",
+        );
+        // A missing one is the name, whose fault is then reported once.
+        let account: Option<Label> = match &raw.service_account {
+            Some(account) => self.value(format!("{at}.service_account"), account),
+            None => name.clone(),
+        };
+        let netns = self.value(format!("{at}.netns"), &raw.netns);
+        let interface = self.or(format!("{at}.interface"), raw.interface.as_deref(), "eth0");
+        let addresses = self.list(&format!("{at}.addresses"), &raw.addresses);
+        if raw.addresses.is_empty() {
+            self.fault(format!("{at}.addresses"), "a workload needs an address");
+        }
+        let (name, namespace, account) = (name?, namespace?, account?);
+        let identity = self.or(
+            format!("{at}.identity"),
+            raw.identity.as_deref(),
+            &format!("/var/lib/underseal/identities/{namespace}/{name}"),
+        );
+        Some(Workload {
+            // Both are built from parts that were checked; a trust domain at fault is reported
+            // where it stands.
+            name: format!("{namespace}/{name}").parse().ok()?,
+            spiffe_id: format!("spiffe://{domain}/ns/{namespace}/sa/{account}")
+                .parse()
+                .ok()?,
+            netns: netns?,
+            interface: interface?,
+            addresses,
+            identity: identity?,
+        })
+    }
+
+    /// No address may belong to two networks.
+    fn networks(&mut self, config: &Config) {
+        if config.node.networks.is_empty() {
+            self.fault("node.networks", "a node needs a network for its workloads");
+        }
+        let own = config.node.networks.iter().enumerate();
+        let mut seen: Vec<(String, Network, String)> = Vec::new();
+        let all = own
+            .map(|(i, net)| (format!("node.networks.{i}"), *net, "this node".to_owned()))
+            .chain(config.peers.iter().enumerate().flat_map(|(p, peer)| {
+                peer.networks.iter().enumerate().map(move |(i, net)| {
+                    let owner = format!("peer `{}`", peer.name);
+                    (format!("peer.{p}.networks.{i}"), *net, owner)
+                })
+            }));
+        for (path, net, owner) in all {
+            if let Some((_, other, whose)) = seen.iter().find(|(_, other, _)| net.overlaps(other)) {
+                self.fault(path.clone(), format!("overlaps {other} of {whose}"));
+            }
+            seen.push((path, net, owner));
+        }
+    }
+
+    fn peers(&mut self, config: &Config) {
+        if !config.peers.is_empty() && config.node.uplinks.is_empty() {
+            self.fault(
+                "node",
+                "`uplinks` is missing: there are peers, so name the interfaces that lead to them",
+            );
+        }
+        let mut names = Unique::from(("node.name".to_owned(), config.node.name.to_string()));
+        let mut keys = Unique::default();
+        for (i, peer) in config.peers.iter().enumerate() {
+            self.once(&mut names, format!("peer.{i}.name"), peer.name.to_string());
+            self.once(
+                &mut keys,
+                format!("peer.{i}.public_key"),
+                peer.public_key.to_string(),
+            );
+            let inside = config
+                .peers
+                .iter()
+                .flat_map(|p| &p.networks)
+                .chain(&config.node.networks)
+                .find(|net| net.0.contains(&peer.endpoint.0.ip()));
+            if let Some(net) = inside {
+                self.fault(
+                    format!("peer.{i}.endpoint"),
+                    format!("lies in {net}, which is itself reached through WireGuard"),
+                );
+            }
+        }
+    }
+
+    fn devices(&mut self, config: &Config) {
+        let mut uplinks = Unique::default();
+        for (i, uplink) in config.node.uplinks.iter().enumerate() {
+            self.once(
+                &mut uplinks,
+                format!("node.uplinks.{i}"),
+                uplink.to_string(),
+            );
+        }
+        let Some(wireguard) = &config.wireguard else {
+            return;
+        };
+        if uplinks.0.contains_key(wireguard.interface.as_str()) {
+            self.fault(
+                "wireguard.interface",
+                "is also an uplink; the strict check would stop what WireGuard delivers",
+            );
+        }
+        let mut networks = config
+            .peers
+            .iter()
+            .flat_map(|p| &p.networks)
+            .chain(&config.node.networks);
+        let least = if networks.any(Network::is_ipv6) {
+            IPV6_MIN_MTU
+        } else {
+            IPV4_MIN_MTU
+        };
+        if let Some(mtu) = wireguard.mtu
+            && !(least..=MAX_MTU).contains(&mtu)
+        {
+            let why = if least == IPV6_MIN_MTU {
+                " with IPv6 networks"
+            } else {
+                ""
+            };
+            self.fault(
+                "wireguard.mtu",
+                format!("must be {least} to {MAX_MTU}{why}"),
+            );
+        }
+    }
+
+    fn workloads(&mut self, config: &Config) {
+        let mut names = Unique::default();
+        let mut namespaces = Unique::default();
+        let mut addresses = Unique::default();
+        if let Some(wireguard) = &config.wireguard {
+            for (i, address) in wireguard.addresses.iter().enumerate() {
+                let path = format!("wireguard.addresses.{i}");
+                self.once(&mut addresses, path, address.0.addr().to_string());
+            }
+        }
+        for (i, workload) in config.workloads.iter().enumerate() {
+            let at = format!("workload.{i}");
+            self.once(&mut names, format!("{at}.name"), workload.name.to_string());
+            self.once(
+                &mut namespaces,
+                format!("{at}.netns"),
+                workload.netns.to_string(),
+            );
+            for (a, address) in workload.addresses.iter().enumerate() {
+                let path = format!("{at}.addresses.{a}");
+                if !config
+                    .node
+                    .networks
+                    .iter()
+                    .any(|net| net.0.contains(&address.0))
+                {
+                    self.fault(path.clone(), "lies in none of `node.networks`");
+                }
+                self.once(&mut addresses, path, address.to_string());
+            }
+        }
+    }
+
+    /// Reports `value` if it was there before.
+    fn once(&mut self, seen: &mut Unique, path: String, value: String) {
+        if let Some(first) = seen.0.get(&value) {
+            self.fault(path, format!("is the same as `{first}`"));
+        } else {
+            seen.0.insert(value, path);
+        }
+    }
+}
+
+/// Values that must not occur twice, with the path of the first one.
+#[derive(Default)]
+struct Unique(BTreeMap<String, String>);
+
+impl From<(String, String)> for Unique {
+    fn from((path, value): (String, String)) -> Self {
+        Self(BTreeMap::from([(value, path)]))
+    }
+}
