@@ -182,19 +182,23 @@ impl SockOps {
     /// Addresses and ports; `None` for a family other than IPv4 and IPv6.
     #[inline(always)]
     pub fn tuple(self) -> Option<Tuple> {
+        // All are read before the branch: LLVM would merge two reads in two branches into one
+        // through a computed pointer, which the verifier refuses.
         let family: u32 = field!(self.0, family);
+        let v4 = (
+            ip_key(field!(self.0, local_ip4).to_ne_bytes()),
+            ip_key(field!(self.0, remote_ip4).to_ne_bytes()),
+        );
+        // SAFETY: both arrays have four words in this context.
+        let v6 = unsafe {
+            (
+                ip6(addr_of!((*self.0).local_ip6).cast()),
+                ip6(addr_of!((*self.0).remote_ip6).cast()),
+            )
+        };
         let (local, remote) = match family {
-            AF_INET => (
-                ip_key(field!(self.0, local_ip4).to_ne_bytes()),
-                ip_key(field!(self.0, remote_ip4).to_ne_bytes()),
-            ),
-            // SAFETY: both arrays have four words in this context.
-            AF_INET6 => unsafe {
-                (
-                    ip6(addr_of!((*self.0).local_ip6).cast()),
-                    ip6(addr_of!((*self.0).remote_ip6).cast()),
-                )
-            },
+            AF_INET => v4,
+            AF_INET6 => v6,
             _ => return None,
         };
         Some(Tuple {
