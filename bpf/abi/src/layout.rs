@@ -296,18 +296,19 @@ pub struct Tally {
 }
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// Index into `COUNTERS`.
+    ($counter:ident, $all:ident, $($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        #[doc = concat!("Index into the map `", stringify!($all), "`.")]
         #[repr(u32)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Counter { $($(#[$doc])* $variant,)* }
+        pub enum $counter { $($(#[$doc])* $variant,)* }
 
         /// Every counter with the name it is shown by, in index order.
-        pub const COUNTERS: &[(Counter, &str)] = &[$((Counter::$variant, $name),)*];
+        pub const $all: &[($counter, &str)] = &[$(($counter::$variant, $name),)*];
     };
 }
 
 counters! {
+    Counter, COUNTERS,
     /// Connections held at establishment (ends, not pairs).
     Held = "held",
     /// Connections that need no TLS (ends, not pairs).
@@ -350,6 +351,26 @@ counters! {
     DropBypass = "drop_bypass",
     /// Connections that could not be recorded because a map was full; they stay held.
     MapFull = "map_full",
+}
+
+counters! {
+    HelperCounter, HELPER_COUNTERS,
+    /// Connections sealed (pairs).
+    Sealed = "sealed",
+    /// Tasks made to restart a send or recv.
+    Restarted = "restarted",
+    /// Resets: an identity could not be loaded, or the other side did not accept it.
+    ResetRefused = "reset_refused",
+    /// Resets: no process has the socket.
+    ResetLost = "reset_lost",
+    /// Resets: the kernel did not take the keys.
+    ResetInstall = "reset_install",
+    /// Resets: a task inside send or recv could not be restarted, or was never recorded.
+    ResetRestart = "reset_restart",
+    /// Resets: an earlier helper ended in the middle of the hand-over.
+    ResetInterrupted = "reset_interrupted",
+    /// Resets: the guard dropped a segment.
+    ResetGuard = "reset_guard",
 }
 
 const _: () = {

@@ -9,11 +9,14 @@
 mod layout;
 pub mod names;
 mod path;
+#[cfg(feature = "user")]
+mod pod;
 mod record;
 
 pub use layout::{
-    COUNTERS, Config, Conn, Counter, Drop, Endpoint, Event, EventKind, Lowat, Netns, Role, Sleeper,
-    Socket, State, Tally, TaskFile, Tuple, Workload, ip_key,
+    COUNTERS, Config, Conn, Counter, Drop, Endpoint, Event, EventKind, HELPER_COUNTERS,
+    HelperCounter, Lowat, Netns, Role, Sleeper, Socket, State, Tally, TaskFile, Tuple, Workload,
+    ip_key,
 };
 pub use path::{Mode, Path, Policy, is_link_scope, is_loopback, mode_of, path_of};
 pub use record::{Flow, Segment, Step, Verdict};

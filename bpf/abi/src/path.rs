@@ -144,10 +144,24 @@ mod tests {
         for yes in ["127.0.0.1", "127.255.0.3", "::1"] {
             assert!(is_loopback(&key(yes)), "{yes}");
         }
-        for yes in ["fe80::1", "febf::", "ff02::1:ff00:1", "ff01::1", "::", "224.0.0.1"] {
+        for yes in [
+            "fe80::1",
+            "febf::",
+            "ff02::1:ff00:1",
+            "ff01::1",
+            "::",
+            "224.0.0.1",
+        ] {
             assert!(is_link_scope(&key(yes)), "{yes}");
         }
-        for no in ["10.0.0.1", "fd00::1", "ff05::2", "224.0.1.1", "128.0.0.1", "fec0::1"] {
+        for no in [
+            "10.0.0.1",
+            "fd00::1",
+            "ff05::2",
+            "224.0.1.1",
+            "128.0.0.1",
+            "fec0::1",
+        ] {
             assert!(!is_loopback(&key(no)) && !is_link_scope(&key(no)), "{no}");
         }
     }

@@ -1,0 +1,22 @@
+//! Leave for aya to copy the layouts into and out of maps.
+#![allow(unsafe_code)]
+
+use aya::Pod;
+
+use crate::{
+    Config, Conn, Endpoint, Event, Flow, Netns, Sleeper, Socket, Tally, TaskFile, Workload,
+};
+
+macro_rules! pod {
+    ($($layout:ty),*) => {
+        $(
+            // SAFETY: `repr(C)`, integers and arrays of them only, no padding (each struct's size
+            // is asserted beside it to be the sum of its members).
+            unsafe impl Pod for $layout {}
+        )*
+    };
+}
+
+pod!(
+    Config, Conn, Endpoint, Event, Flow, Netns, Sleeper, Socket, Tally, TaskFile, Workload
+);
