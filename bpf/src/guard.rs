@@ -46,7 +46,7 @@ pub fn egress(packet: Packet) -> i32 {
         }
         Some(_) => dropped(sock, Drop::Unsealed, Counter::DropUnsealed, packet),
         None if tcp.segment.len == 0 => PASS,
-        None => stranger(packet, &ip),
+        None => stranger(packet, &ip, &tcp),
     }
 }
 
@@ -84,32 +84,32 @@ fn segment(packet: Packet) -> Option<(Ip, Tcp)> {
 /// A socket older than the take-over of its namespace, or one that got round it. It may talk to
 /// anybody but to a workload of this node that it should be sealed with.
 #[inline(always)]
-fn stranger(packet: Packet, ip: &Ip) -> i32 {
-    let Some(remote) = maps::endpoint(&ip.destination) else {
+fn stranger(packet: Packet, ip: &Ip, tcp: &Tcp) -> i32 {
+    let (Some(local), Some(remote)) = (maps::endpoint(&ip.source), maps::endpoint(&ip.destination))
+    else {
         return PASS;
     };
-    let from_workload =
-        maps::endpoint(&ip.source).is_some_and(|e| e.node == THIS_NODE && e.workload != 0);
-    if !from_workload
+    if local.node != THIS_NODE
+        || local.workload == 0
         || hold::path_to(&ip.destination, Some(&remote)) != Path::Seal
         || maps::config().flags & Config::KEEP_EXISTING != 0
     {
         return PASS;
     }
     maps::count(Counter::DropUnknown, packet.len());
-    let tuple = Tuple {
-        local: ip.source,
-        remote: ip.destination,
-        ..Tuple::default()
-    };
-    maps::tell(
-        EventKind::Dropped,
-        Drop::Unknown as u32,
-        &Conn {
-            tuple,
-            ..Conn::default()
+    let conn = Conn {
+        tuple: Tuple {
+            local: ip.source,
+            remote: ip.destination,
+            local_port: tcp.source,
+            remote_port: tcp.destination,
+            v6: 0,
         },
-    );
+        workload: local.workload,
+        peer: remote.workload,
+        ..Conn::default()
+    };
+    maps::tell(EventKind::Dropped, Drop::Unknown as u32, &conn);
     DROP
 }
 

@@ -5,9 +5,7 @@
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
 };
-use underseal_abi::{
-    Conn, Counter, EventKind, Lowat, Path, Role, State, is_loopback, path_of,
-};
+use underseal_abi::{Conn, Counter, EventKind, Lowat, Path, Role, State, is_loopback, path_of};
 
 use crate::{
     maps::{self, storage},

@@ -129,14 +129,15 @@ pub fn remove_sleeper(sleeper: &Sleeper) {
 /// table of connections when it finds that it has missed some.
 #[inline(always)]
 pub fn tell(kind: EventKind, reason: u32, conn: &Conn) {
-    if let Some(mut event) = EVENTS.reserve(0) {
-        event.write(Event {
-            kind: kind as u32,
-            reason,
-            conn: *conn,
-        });
-        event.submit(0);
-    }
+    let Some(mut event) = EVENTS.reserve(0) else {
+        return count(Counter::EventLost, 0);
+    };
+    event.write(Event {
+        kind: kind as u32,
+        reason,
+        conn: *conn,
+    });
+    event.submit(0);
 }
 
 /// Values kept with a socket.

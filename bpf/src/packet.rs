@@ -50,6 +50,10 @@ pub struct Ip {
 pub struct Tcp {
     /// Sequence number and length of the payload.
     pub segment: Segment,
+    /// Source port.
+    pub source: u16,
+    /// Destination port.
+    pub destination: u16,
     /// Offset of the payload.
     pub payload: u32,
     /// Whether the FIN flag is set.
@@ -168,6 +172,8 @@ impl Packet {
                 seq: u32::from_be_bytes([h[4], h[5], h[6], h[7]]),
                 len: self.len().saturating_sub(payload),
             },
+            source: u16::from_be_bytes([h[0], h[1]]),
+            destination: u16::from_be_bytes([h[2], h[3]]),
             payload,
             fin: h[13] & FIN != 0,
         })

@@ -351,6 +351,8 @@ counters! {
     DropBypass = "drop_bypass",
     /// Connections that could not be recorded because a map was full; they stay held.
     MapFull = "map_full",
+    /// Messages to the helper that found the ring buffer full; it reads `CONNS` instead.
+    EventLost = "event_lost",
 }
 
 counters! {
