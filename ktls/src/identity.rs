@@ -1,0 +1,435 @@
+//! A workload's identity: certificate chain, private key and trust bundle.
+//!
+//! [`Identity::load`] reads a directory in the layout of a cert-manager Secret: `tls.crt` (leaf
+//! first, then intermediates), `tls.key` (PKCS#8, SEC1 or PKCS#1) and `ca.crt` (the bundle that
+//! peers are verified against), all PEM. Nothing here contacts a CA or writes a file.
+
+use crate::{
+    spiffe::SpiffeId,
+    svid::{Svid, SvidError},
+    verify::Trust,
+};
+use rustls::{
+    crypto::aws_lc_rs::sign::any_supported_type,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+use std::{
+    fmt, fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use x509_parser::time::ASN1Time;
+use zeroize::{Zeroize, Zeroizing};
+
+/// A workload's certificate chain, private key and trust bundle, loaded and checked.
+pub struct Identity {
+    directory: PathBuf,
+    svid: Svid,
+    pub(crate) key: Arc<SingleCertAndKey>,
+    pub(crate) trust: Arc<Trust>,
+    stamp: Stamp,
+}
+
+impl Identity {
+    /// Loads the identity in `directory`.
+    ///
+    /// A symbolic link that is swapped meanwhile, as the kubelet does on renewal, cannot mix old
+    /// files with new ones: such a load is begun again.
+    ///
+    /// # Errors
+    ///
+    /// Each [`IdentityError`] names the file; a certificate outside its validity is one of them.
+    pub fn load(directory: &Path) -> Result<Self, IdentityError> {
+        for _ in 0..LOAD_ATTEMPTS {
+            let stamp = Stamp::take(directory)?;
+            let identity = Self::read(directory, stamp);
+            if Stamp::take(directory)? == stamp {
+                return identity;
+            }
+        }
+        Err(IdentityError::Changing {
+            path: directory.to_owned(),
+        })
+    }
+
+    /// The directory it was loaded from.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The SPIFFE ID of the leaf certificate.
+    #[must_use]
+    pub fn id(&self) -> &SpiffeId {
+        &self.svid.id
+    }
+
+    /// When the leaf certificate ends.
+    #[must_use]
+    pub fn not_after(&self) -> SystemTime {
+        let seconds = u64::try_from(self.svid.not_after).unwrap_or(0);
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    /// Whether the files were changed, replaced or removed since they were loaded.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        Stamp::take(&self.directory).ok() != Some(self.stamp)
+    }
+
+    /// Checks that the leaf certificate is valid now.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentityError::Expired`] or [`IdentityError::NotYetValid`].
+    pub fn check_validity(&self) -> Result<(), IdentityError> {
+        check_validity(&self.svid, &self.directory.join(CERTIFICATE))
+    }
+
+    fn read(directory: &Path, stamp: Stamp) -> Result<Self, IdentityError> {
+        let path = directory.join(CERTIFICATE);
+        let chain = read_certificates(&path)?;
+        let svid = Svid::parse(&chain[0]).map_err(|reason| IdentityError::Svid {
+            path: path.clone(),
+            reason,
+        })?;
+        check_validity(&svid, &path)?;
+        let key = read_key(directory, chain)?;
+        let bundle = directory.join(BUNDLE);
+        let trust = Trust::new(read_certificates(&bundle)?).map_err(|reason| {
+            IdentityError::BadCertificate {
+                path: bundle,
+                reason,
+            }
+        })?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            svid,
+            key: Arc::new(key.into()),
+            trust: Arc::new(trust),
+            stamp,
+        })
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity")
+            .field("id", &self.svid.id)
+            .field("directory", &self.directory)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why an identity cannot be used. Each message is one complete line that names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// A file cannot be read.
+    #[error("cannot read `{}`: {reason}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        reason: io::Error,
+    },
+    /// The files were replaced each time while they were being read.
+    #[error("the files in `{}` keep changing while they are read", path.display())]
+    Changing {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A file holds no certificate.
+    #[error("`{}` holds no certificate in PEM", path.display())]
+    NoCertificate {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file holds something that is no certificate.
+    #[error("`{}` holds a bad certificate: {reason}", path.display())]
+    BadCertificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The key file holds no private key, or one of an unknown kind.
+    #[error(
+        "`{}` holds no usable private key (wanted: PKCS#8, SEC1 or PKCS#1 in PEM; ECDSA, Ed25519 \
+         or RSA)",
+        path.display()
+    )]
+    BadKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The private key is not that of the certificate.
+    #[error("the key in `{}` does not belong to the certificate beside it", path.display())]
+    KeyMismatch {
+        /// The key file.
+        path: PathBuf,
+    },
+    /// The leaf certificate is no X.509-SVID: no SPIFFE ID, several, an ill-formed one, or a CA.
+    #[error("`{}`: {reason}", path.display())]
+    Svid {
+        /// The certificate file.
+        path: PathBuf,
+        /// What is wrong with the leaf.
+        reason: SvidError,
+    },
+    /// The leaf certificate has expired.
+    #[error("the certificate in `{}` expired at {since}: renew it", path.display())]
+    Expired {
+        /// The certificate file.
+        path: PathBuf,
+        /// Its `notAfter`.
+        since: String,
+    },
+    /// The leaf certificate is not valid yet.
+    #[error("the certificate in `{}` is valid only from {from}: check the clock", path.display())]
+    NotYetValid {
+        /// The certificate file.
+        path: PathBuf,
+        /// Its `notBefore`.
+        from: String,
+    },
+}
+
+/// What tells one state of the three files from another without reading them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp([FileStamp; 3]);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct FileStamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    // A copy may keep the old modification time (cp -p); nothing can keep this one.
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn take(directory: &Path) -> Result<Self, IdentityError> {
+        let of = |name| FileStamp::take(&directory.join(name));
+        Ok(Self([of(CERTIFICATE)?, of(KEY)?, of(BUNDLE)?]))
+    }
+}
+
+impl FileStamp {
+    fn take(path: &Path) -> Result<Self, IdentityError> {
+        let meta = fs::metadata(path).map_err(|reason| unreadable(path, reason))?;
+        Ok(Self {
+            device: meta.dev(),
+            inode: meta.ino(),
+            size: meta.size(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+        })
+    }
+}
+
+/// The certificates in the file, at least one.
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let pem = fs::read(path).map_err(|reason| unreadable(path, reason))?;
+    let certificates = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| IdentityError::BadCertificate {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        })?;
+    if certificates.is_empty() {
+        return Err(IdentityError::NoCertificate {
+            path: path.to_owned(),
+        });
+    }
+    Ok(certificates)
+}
+
+fn read_key(
+    directory: &Path,
+    chain: Vec<CertificateDer<'static>>,
+) -> Result<CertifiedKey, IdentityError> {
+    let path = directory.join(KEY);
+    let pem = Zeroizing::new(fs::read(&path).map_err(|reason| unreadable(&path, reason))?);
+    // The parsers' own errors stay out of ours: they may quote the file.
+    let Ok(mut der) = PrivateKeyDer::from_pem_slice(&pem) else {
+        return Err(IdentityError::BadKey { path });
+    };
+    let signer = any_supported_type(&der);
+    der.zeroize();
+    let Ok(signer) = signer else {
+        return Err(IdentityError::BadKey { path });
+    };
+    let key = CertifiedKey::new(chain, signer);
+    match key.keys_match() {
+        Ok(()) => Ok(key),
+        Err(_) => Err(IdentityError::KeyMismatch { path }),
+    }
+}
+
+fn check_validity(svid: &Svid, path: &Path) -> Result<(), IdentityError> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+        });
+    if now > svid.not_after {
+        return Err(IdentityError::Expired {
+            path: path.to_owned(),
+            since: date(svid.not_after),
+        });
+    }
+    if now < svid.not_before {
+        return Err(IdentityError::NotYetValid {
+            path: path.to_owned(),
+            from: date(svid.not_before),
+        });
+    }
+    Ok(())
+}
+
+fn date(timestamp: i64) -> String {
+    ASN1Time::from_timestamp(timestamp).map_or_else(|_| timestamp.to_string(), |t| t.to_string())
+}
+
+fn unreadable(path: &Path, reason: io::Error) -> IdentityError {
+    IdentityError::Unreadable {
+        path: path.to_owned(),
+        reason,
+    }
+}
+
+const CERTIFICATE: &str = "tls.crt";
+const KEY: &str = "tls.key";
+const BUNDLE: &str = "ca.crt";
+
+/// A renewal replaces the files once; to meet one in each of three loads takes a broken writer.
+const LOAD_ATTEMPTS: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Ca, Leaf};
+    use std::os::unix::fs::symlink;
+
+    const CART: &str = "spiffe://example.org/ns/shop/sa/cart";
+
+    fn issued(change: impl FnOnce(&mut Leaf)) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        let mut leaf = Leaf::of(CART);
+        change(&mut leaf);
+        Ca::new("ca").issue(&leaf).write(directory.path());
+        directory
+    }
+
+    fn error_of(directory: &Path) -> String {
+        Identity::load(directory).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_good_directory_loads() {
+        let directory = issued(|_| {});
+        let identity = Identity::load(directory.path()).unwrap();
+        assert_eq!(identity.id().as_str(), CART);
+        assert!(identity.not_after() > SystemTime::now());
+        assert!(!identity.is_stale());
+        let shown = format!("{identity:?}");
+        assert!(shown.contains(CART) && shown.len() < 200, "{shown}");
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        for name in [CERTIFICATE, KEY, BUNDLE] {
+            let directory = issued(|_| {});
+            fs::remove_file(directory.path().join(name)).unwrap();
+            let error = error_of(directory.path());
+            assert!(error.contains(&format!("/{name}`")), "{error}");
+            assert!(error.contains("No such file"), "{error}");
+        }
+    }
+
+    #[test]
+    fn wrong_contents_are_told_apart() {
+        let directory = issued(|_| {});
+        let write = |name, text: &str| fs::write(directory.path().join(name), text).unwrap();
+        let read = |name| fs::read_to_string(directory.path().join(name)).unwrap();
+        let (certificate, key, bundle) = (read(CERTIFICATE), read(KEY), read(BUNDLE));
+
+        for (name, text, expected) in [
+            (CERTIFICATE, "", "tls.crt` holds no certificate"),
+            (CERTIFICATE, &*key, "tls.crt` holds no certificate"),
+            (BUNDLE, "", "ca.crt` holds no certificate"),
+            (KEY, "", "tls.key` holds no usable private key"),
+            (KEY, &*certificate, "tls.key` holds no usable private key"),
+            (
+                CERTIFICATE,
+                "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n",
+                "tls.crt` holds a bad certificate",
+            ),
+            (CERTIFICATE, &*bundle, "is that of a CA"),
+        ] {
+            let good = read(name);
+            write(name, text);
+            let error = error_of(directory.path());
+            assert!(error.contains(expected), "{error}");
+            write(name, &good);
+        }
+        Identity::load(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn a_foreign_key_is_refused() {
+        let (one, other) = (issued(|_| {}), issued(|_| {}));
+        fs::copy(other.path().join(KEY), one.path().join(KEY)).unwrap();
+        let error = error_of(one.path());
+        assert!(error.contains("tls.key` does not belong"), "{error}");
+    }
+
+    #[test]
+    fn spiffe_ids_that_do_not_serve() {
+        for (uris, expected) in [
+            (vec![], "no URI name"),
+            (vec![CART, CART], "2 URI names"),
+            (vec!["https://example.org/"], "is no SPIFFE ID"),
+            (vec!["spiffe://example.org/a/"], "empty segment"),
+            (vec!["spiffe://example.org"], "names a trust domain"),
+        ] {
+            let directory = issued(|leaf| leaf.uris = uris);
+            let error = error_of(directory.path());
+            assert!(error.contains("tls.crt`: "), "{error}");
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn validity_is_checked() {
+        let old = issued(|leaf| leaf.valid = -7200..-3600);
+        let error = error_of(old.path());
+        assert!(error.contains("tls.crt` expired at "), "{error}");
+        let early = issued(|leaf| leaf.valid = 3600..7200);
+        let error = error_of(early.path());
+        assert!(error.contains("valid only from "), "{error}");
+    }
+
+    #[test]
+    fn a_symlink_swap_makes_it_stale() {
+        let (old, new) = (issued(|_| {}), issued(|_| {}));
+        let mount = tempfile::tempdir().unwrap();
+        let data = mount.path().join("..data");
+        symlink(old.path(), &data).unwrap();
+        for name in [CERTIFICATE, KEY, BUNDLE] {
+            symlink(Path::new("..data").join(name), mount.path().join(name)).unwrap();
+        }
+        let identity = Identity::load(mount.path()).unwrap();
+        assert!(!identity.is_stale());
+
+        let next = mount.path().join("..next");
+        symlink(new.path(), &next).unwrap();
+        fs::rename(&next, &data).unwrap();
+        assert!(identity.is_stale());
+        assert!(!Identity::load(mount.path()).unwrap().is_stale());
+    }
+}

@@ -1,0 +1,36 @@
+//! Mutual TLS 1.3 whose records the kernel encrypts.
+//!
+//! The library carries out handshakes and gives their keys to the kernel. A handshake runs either
+//! between two state machines [in memory](memory), for two sockets of one machine, or over [a
+//! connected socket](stream), with any peer that speaks TLS 1.3. Both ends prove who they are with
+//! X.509-SVIDs, and each accepts exactly the SPIFFE ID that its caller names.
+//!
+//! It does not move application data (the kernel does), choose who may talk to whom (the caller
+//! does), or renew certificates: it notices that files were replaced and uses the new ones for the
+//! next handshake.
+#![deny(unsafe_code)]
+
+pub mod identity;
+pub mod install;
+pub mod memory;
+mod party;
+pub mod probe;
+pub mod record;
+pub mod secrets;
+pub mod spiffe;
+pub mod store;
+pub mod stream;
+mod svid;
+mod sys;
+#[cfg(test)]
+mod testing;
+pub mod verify;
+
+pub use identity::{Identity, IdentityError};
+pub use party::{HandshakeError, Party, Role};
+pub use secrets::{Cipher, SocketKeys, TrafficKeys};
+pub use spiffe::{SpiffeId, SpiffeIdError};
+pub use store::IdentityStore;
+pub use svid::SvidError;
+pub use sys::{cookie, set_notsent_lowat};
+pub use verify::{PeerVerifier, Refusal};

@@ -1,0 +1,99 @@
+//! What an X.509-SVID must look like, for our own leaf and for a peer's alike.
+//!
+//! The rules are those of the X.509-SVID specification, sections 2 to 5:
+//! <https://github.com/spiffe/spiffe/blob/v1.0.0/standards/X509-SVID.md>. Signatures and validity
+//! are not looked at here.
+
+use crate::spiffe::{SpiffeId, SpiffeIdError};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+/// Why a certificate is no X.509-SVID of a workload.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SvidError {
+    /// It is not an X.509 certificate, or an extension in it is broken.
+    #[error("the certificate is malformed: {0}")]
+    Malformed(String),
+    /// It may sign certificates or revocation lists.
+    #[error("the certificate is that of a CA, not of a workload")]
+    Authority,
+    /// It holds no URI name.
+    #[error("the certificate has no URI name, so no SPIFFE ID")]
+    NoId,
+    /// It holds more than one URI name; which one counts would be a guess.
+    #[error("the certificate has {0} URI names; exactly one, the SPIFFE ID, is allowed")]
+    ManyIds(usize),
+    /// Its URI name is no SPIFFE ID.
+    #[error("the certificate's URI name `{name}` is no SPIFFE ID: {reason}")]
+    IllFormedId {
+        /// The name as the certificate has it.
+        name: String,
+        /// What is wrong with it.
+        reason: SpiffeIdError,
+    },
+    /// Its SPIFFE ID has no path: it names a trust domain, not a workload.
+    #[error("the certificate's SPIFFE ID `{0}` names a trust domain, not a workload")]
+    NoPath(SpiffeId),
+}
+
+/// The parts of a leaf certificate that count.
+#[derive(Clone, Debug)]
+pub(crate) struct Svid {
+    pub(crate) id: SpiffeId,
+    /// Seconds since the epoch.
+    pub(crate) not_before: i64,
+    /// Seconds since the epoch.
+    pub(crate) not_after: i64,
+}
+
+impl Svid {
+    pub(crate) fn parse(der: &[u8]) -> Result<Self, SvidError> {
+        let (rest, certificate) = X509Certificate::from_der(der).map_err(malformed)?;
+        if !rest.is_empty() {
+            return Err(SvidError::Malformed("bytes follow it".to_owned()));
+        }
+        if is_authority(&certificate)? {
+            return Err(SvidError::Authority);
+        }
+        Ok(Self {
+            id: only_id(&certificate)?,
+            not_before: certificate.validity().not_before.timestamp(),
+            not_after: certificate.validity().not_after.timestamp(),
+        })
+    }
+}
+
+fn is_authority(certificate: &X509Certificate<'_>) -> Result<bool, SvidError> {
+    let constraints = certificate.basic_constraints().map_err(malformed)?;
+    let usage = certificate.key_usage().map_err(malformed)?;
+    Ok(constraints.is_some_and(|c| c.value.ca)
+        || usage.is_some_and(|u| u.value.key_cert_sign() || u.value.crl_sign()))
+}
+
+fn only_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, SvidError> {
+    let names = certificate.subject_alternative_name().map_err(malformed)?;
+    let uris: Vec<&str> = names
+        .iter()
+        .flat_map(|extension| &extension.value.general_names)
+        .filter_map(|name| match name {
+            GeneralName::URI(uri) => Some(*uri),
+            _ => None,
+        })
+        .collect();
+    let name = match uris[..] {
+        [] => return Err(SvidError::NoId),
+        [name] => name,
+        _ => return Err(SvidError::ManyIds(uris.len())),
+    };
+    let id: SpiffeId = name.parse().map_err(|reason| SvidError::IllFormedId {
+        name: name.to_owned(),
+        reason,
+    })?;
+    if id.path().is_empty() {
+        return Err(SvidError::NoPath(id));
+    }
+    Ok(id)
+}
+
+fn malformed(error: impl std::fmt::Display) -> SvidError {
+    SvidError::Malformed(error.to_string())
+}

@@ -1,0 +1,98 @@
+//! The system calls that no safe crate offers. The only file of this crate with `unsafe`.
+#![allow(unsafe_code)]
+
+use nix::errno::Errno;
+use std::{
+    io, mem,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    ptr,
+};
+
+/// The kernel's lasting and unique number of a socket, the one that BPF programs see.
+///
+/// # Errors
+///
+/// That of `getsockopt`.
+pub fn cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut len = len_of::<u64>();
+    // SAFETY: the kernel writes at most `len` bytes, the size of `cookie`, and both outlive the
+    // call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    Errno::result(result)?;
+    Ok(cookie)
+}
+
+/// Sets how many bytes of unsent data make the socket not writable, `TCP_NOTSENT_LOWAT`.
+///
+/// 0 means "as the network namespace says" (`net.ipv4.tcp_notsent_lowat`), [`u32::MAX`] "never".
+///
+/// # Errors
+///
+/// That of `setsockopt`.
+pub fn set_notsent_lowat(socket: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
+    // SAFETY: the kernel reads the four bytes of `bytes`, which outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_NOTSENT_LOWAT,
+            (&raw const bytes).cast(),
+            len_of::<u32>(),
+        )
+    };
+    Errno::result(result)?;
+    Ok(())
+}
+
+/// Sends one record of a type other than data on a socket with `TLS_TX`.
+pub(crate) fn send_record(socket: impl AsFd, kind: u8, payload: &[u8]) -> io::Result<()> {
+    let mut data = libc::iovec {
+        iov_base: payload.as_ptr().cast_mut().cast(),
+        iov_len: payload.len(),
+    };
+    let mut control = ControlBuffer([0; CONTROL_LEN]);
+    // SAFETY: msghdr is a C struct of integers and pointers, for which all bits zero is a value.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &raw mut data;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = CONTROL_LEN;
+    // SAFETY: msg_control and msg_controllen describe `control`, which is aligned for cmsghdr and
+    // CMSG_SPACE(1) bytes long, so the first header and its one data byte lie within it.
+    unsafe {
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        (*header).cmsg_level = libc::SOL_TLS;
+        (*header).cmsg_type = libc::TLS_SET_RECORD_TYPE;
+        (*header).cmsg_len = libc::CMSG_LEN(1) as usize;
+        ptr::write(libc::CMSG_DATA(header), kind);
+    }
+    // SAFETY: `message` points at `data` and `control`, both alive during the call, and `data` at
+    // `payload`, which sendmsg only reads (hence the cast_mut above).
+    let sent = unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), &raw const message, 0) };
+    match Errno::result(sent)? {
+        sent if usize::try_from(sent).is_ok_and(|sent| sent == payload.len()) => Ok(()),
+        _ => Err(io::ErrorKind::WriteZero.into()),
+    }
+}
+
+const fn len_of<T>() -> libc::socklen_t {
+    size_of::<T>() as libc::socklen_t
+}
+
+/// Room for one control message of one byte, aligned as the kernel wants its header.
+#[repr(align(8))]
+struct ControlBuffer([u8; CONTROL_LEN]);
+
+const _: () = assert!(align_of::<ControlBuffer>() >= align_of::<libc::cmsghdr>());
+
+// SAFETY: CMSG_SPACE only computes a size.
+const CONTROL_LEN: usize = unsafe { libc::CMSG_SPACE(1) } as usize;

@@ -1,0 +1,381 @@
+//! Who is accepted as the peer of a handshake, and why not.
+//!
+//! A peer passes if its chain leads to the bundle, its leaf is an X.509-SVID of a workload, and the
+//! SPIFFE ID in it is exactly the one expected for this handshake. DNS names are not looked at, and
+//! no revocation list is: short-lived certificates take its place.
+
+use crate::{
+    identity::Identity,
+    party,
+    spiffe::SpiffeId,
+    svid::{Svid, SvidError},
+};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore,
+    SignatureScheme,
+    client::{
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_cert_signed_by_trust_anchor,
+    },
+    crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::{
+        ParsedCertificate, WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+};
+use std::sync::Arc;
+
+/// Accepts, as client and as server, the one peer that is expected.
+///
+/// It serves one handshake: the expectation is part of it. TLS 1.3 only.
+#[derive(Debug)]
+pub struct PeerVerifier {
+    trust: Arc<Trust>,
+    expected: SpiffeId,
+}
+
+impl PeerVerifier {
+    /// A verifier that trusts the bundle of `identity` and accepts `expected` alone.
+    #[must_use]
+    pub fn new(identity: &Identity, expected: &SpiffeId) -> Self {
+        Self {
+            trust: Arc::clone(&identity.trust),
+            expected: expected.clone(),
+        }
+    }
+
+    /// Judges a leaf whose chain was verified with the outcome `chain`.
+    fn judge(
+        &self,
+        leaf: &CertificateDer<'_>,
+        chain: Result<(), rustls::Error>,
+    ) -> Result<(), rustls::Error> {
+        let svid = Svid::parse(leaf);
+        // Named before the chain: path building refuses a CA as leaf too, but says it less plainly.
+        if let Err(error @ SvidError::Authority) = svid {
+            return Err(Refusal::Svid(error).into());
+        }
+        chain?;
+        let presented = svid.map_err(Refusal::Svid)?.id;
+        if presented == self.expected {
+            return Ok(());
+        }
+        let expected = self.expected.clone();
+        Err(if presented.trust_domain() == expected.trust_domain() {
+            Refusal::NotAllowed {
+                presented,
+                expected,
+            }
+        } else {
+            Refusal::WrongTrustDomain {
+                presented,
+                expected,
+            }
+        }
+        .into())
+    }
+}
+
+impl ServerCertVerifier for PeerVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        // Always the same placeholder; the peer's name is its SPIFFE ID.
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let chain = ParsedCertificate::try_from(end_entity).and_then(|leaf| {
+            verify_server_cert_signed_by_trust_anchor(
+                &leaf,
+                &self.trust.roots,
+                intermediates,
+                now,
+                self.trust.algorithms.all,
+            )
+        });
+        self.judge(end_entity, chain)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(not_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.trust.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.trust.algorithms.supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for PeerVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        // A workload has one certificate, so hints cannot help it to choose.
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let chain = self
+            .trust
+            .clients
+            .verify_client_cert(end_entity, intermediates, now);
+        self.judge(end_entity, chain.map(drop))?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(not_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.trust.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.trust.algorithms.supported_schemes()
+    }
+}
+
+/// Why a peer was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It presented no certificate.
+    #[error("it presented no certificate")]
+    NoCertificate,
+    /// A certificate of its chain has expired.
+    #[error("its certificate has expired")]
+    Expired,
+    /// A certificate of its chain is not valid yet.
+    #[error("its certificate is not valid yet")]
+    NotYetValid,
+    /// Its chain does not lead to the trust bundle.
+    #[error("its certificate is not issued by a CA of the trust bundle")]
+    UnknownAuthority,
+    /// A signature does not fit.
+    #[error(
+        "a signature on its certificate or handshake does not fit (is it issued by a CA of the \
+         same name with another key?)"
+    )]
+    BadSignature,
+    /// The extended key usage does not allow this role.
+    #[error("its certificate may not be used for this role (extended key usage)")]
+    WrongUsage,
+    /// Its leaf is no X.509-SVID of a workload.
+    #[error("{0}")]
+    Svid(SvidError),
+    /// It belongs to another trust domain.
+    #[error(
+        "its trust domain is `{}`, expected `{}`",
+        presented.trust_domain(),
+        expected.trust_domain()
+    )]
+    WrongTrustDomain {
+        /// The ID in its certificate.
+        presented: SpiffeId,
+        /// The ID that was expected.
+        expected: SpiffeId,
+    },
+    /// It is another workload of the right trust domain.
+    #[error("it is `{presented}`, expected `{expected}`")]
+    NotAllowed {
+        /// The ID in its certificate.
+        presented: SpiffeId,
+        /// The ID that was expected.
+        expected: SpiffeId,
+    },
+    /// Something rarer, in the words of the TLS library.
+    #[error("its certificate is refused: {0}")]
+    Other(String),
+}
+
+impl Refusal {
+    /// A short name that stays the same, for counters.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::NoCertificate => "no-certificate",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not-yet-valid",
+            Self::UnknownAuthority => "unknown-ca",
+            Self::BadSignature => "bad-signature",
+            Self::WrongUsage => "wrong-usage",
+            Self::Svid(SvidError::Malformed(_)) => "malformed",
+            Self::Svid(SvidError::Authority) => "ca-certificate",
+            Self::Svid(SvidError::NoId) => "no-spiffe-id",
+            Self::Svid(SvidError::ManyIds(_)) => "many-spiffe-ids",
+            Self::Svid(SvidError::IllFormedId { .. } | SvidError::NoPath(_)) => "bad-spiffe-id",
+            Self::WrongTrustDomain { .. } => "wrong-trust-domain",
+            Self::NotAllowed { .. } => "not-allowed",
+            Self::Other(_) => "other",
+        }
+    }
+
+    /// The refusal behind an error of the TLS library, if it is one.
+    pub(crate) fn from_rustls(error: &rustls::Error) -> Option<Self> {
+        match error {
+            rustls::Error::NoCertificatesPresented => Some(Self::NoCertificate),
+            rustls::Error::InvalidCertificate(error) => Some(Self::from_certificate_error(error)),
+            _ => None,
+        }
+    }
+
+    fn from_certificate_error(error: &CertificateError) -> Self {
+        use CertificateError::{
+            BadEncoding, BadSignature, Expired, ExpiredContext, InvalidPurpose,
+            InvalidPurposeContext, NotValidYet, NotValidYetContext, Other, UnknownIssuer,
+        };
+        match error {
+            Expired | ExpiredContext { .. } => Self::Expired,
+            NotValidYet | NotValidYetContext { .. } => Self::NotYetValid,
+            UnknownIssuer => Self::UnknownAuthority,
+            BadSignature => Self::BadSignature,
+            InvalidPurpose | InvalidPurposeContext { .. } => Self::WrongUsage,
+            BadEncoding => Self::Svid(SvidError::Malformed(error.to_string())),
+            Other(OtherError(inner)) => match inner.downcast_ref::<Self>() {
+                Some(ours) => ours.clone(),
+                None => Self::Other(inner.to_string()),
+            },
+            other => Self::Other(other.to_string()),
+        }
+    }
+}
+
+impl From<Refusal> for rustls::Error {
+    fn from(refusal: Refusal) -> Self {
+        CertificateError::Other(OtherError(Arc::new(refusal))).into()
+    }
+}
+
+/// A trust bundle, ready for use: made once for each load of an identity.
+#[derive(Debug)]
+pub(crate) struct Trust {
+    roots: Arc<RootCertStore>,
+    clients: Arc<dyn ClientCertVerifier>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl Trust {
+    /// # Errors
+    ///
+    /// The reason why one of the certificates cannot be a trust anchor.
+    pub(crate) fn new(bundle: Vec<CertificateDer<'static>>) -> Result<Self, String> {
+        let mut roots = RootCertStore::empty();
+        for certificate in bundle {
+            roots.add(certificate).map_err(|error| error.to_string())?;
+        }
+        let roots = Arc::new(roots);
+        let provider = party::any_provider();
+        let algorithms = provider.signature_verification_algorithms;
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider)
+            .build()
+            .map_err(|error| error.to_string())?;
+        Ok(Self {
+            roots,
+            clients,
+            algorithms,
+        })
+    }
+}
+
+fn not_tls12() -> rustls::Error {
+    rustls::Error::General("TLS 1.2 is not spoken here".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Ca, Leaf, identity};
+
+    const CART: &str = "spiffe://example.org/ns/shop/sa/cart";
+    const TILL: &str = "spiffe://example.org/ns/shop/sa/till";
+
+    /// What an end that expects `CART` says to `chain`, as client and as server.
+    fn verdicts(ca: &Ca, chain: &[CertificateDer<'_>]) -> [Result<(), &'static str>; 2] {
+        let verifier = PeerVerifier::new(&identity(ca, TILL), &CART.parse().unwrap());
+        let now = UnixTime::now();
+        let name = ServerName::try_from("peer.invalid").unwrap();
+        let (leaf, rest) = chain.split_first().unwrap();
+        let short = |error| Refusal::from_rustls(&error).unwrap().as_str();
+        [
+            verifier
+                .verify_server_cert(leaf, rest, &name, &[], now)
+                .map_or_else(|error| Err(short(error)), |_| Ok(())),
+            verifier
+                .verify_client_cert(leaf, rest, now)
+                .map_or_else(|error| Err(short(error)), |_| Ok(())),
+        ]
+    }
+
+    #[test]
+    fn every_refusal_has_its_name_in_both_roles() {
+        let ca = Ca::new("ca");
+        let stranger = Ca::new("stranger");
+        let with = |issuer: &Ca, change: &dyn Fn(&mut Leaf)| {
+            let mut leaf = Leaf::of(CART);
+            change(&mut leaf);
+            verdicts(&ca, &issuer.issue(&leaf).chain())
+        };
+        assert_eq!(with(&ca, &|_| {}), [Ok(()); 2]);
+        for (verdicts, name) in [
+            (with(&ca, &|leaf| leaf.uris = vec![]), "no-spiffe-id"),
+            (with(&ca, &|leaf| leaf.uris.push(TILL)), "many-spiffe-ids"),
+            (
+                with(&ca, &|leaf| leaf.uris = vec!["spiffe://example.org/%"]),
+                "bad-spiffe-id",
+            ),
+            (
+                with(&ca, &|leaf| leaf.uris = vec!["spiffe://example.org"]),
+                "bad-spiffe-id",
+            ),
+            (with(&ca, &|leaf| leaf.uris = vec![TILL]), "not-allowed"),
+            (
+                with(&ca, &|leaf| leaf.uris = vec!["spiffe://example.com/a"]),
+                "wrong-trust-domain",
+            ),
+            (with(&ca, &|leaf| leaf.valid = -200..-100), "expired"),
+            (with(&ca, &|leaf| leaf.valid = 100..200), "not-yet-valid"),
+            (
+                with(&ca, &|leaf| {
+                    leaf.usages = vec![rcgen::ExtendedKeyUsagePurpose::CodeSigning];
+                }),
+                "wrong-usage",
+            ),
+            (with(&stranger, &|_| {}), "unknown-ca"),
+            (with(&stranger, &|leaf| leaf.uris = vec![]), "unknown-ca"),
+            (verdicts(&ca, &ca.chain()), "ca-certificate"),
+            (verdicts(&ca, &[vec![0x30, 0].into()]), "malformed"),
+        ] {
+            assert_eq!(verdicts, [Err(name); 2]);
+        }
+    }
+}
