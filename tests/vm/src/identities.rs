@@ -1,0 +1,94 @@
+//! Certificates for workloads: SVIDs, made anew for each run.
+
+use anyhow::Result;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    SanType, string::Ia5String,
+};
+use time::{Duration, OffsetDateTime};
+
+use crate::vm::Vm;
+
+/// A certificate authority.
+pub struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+/// Key and certificate of a workload with the authority to trust, all PEM, as in a cert-manager Secret.
+pub struct Identity {
+    /// `tls.crt`
+    pub certificate: String,
+    /// `tls.key`
+    pub key: String,
+    /// `ca.crt`
+    pub authority: String,
+}
+
+/// When a certificate is valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Validity {
+    /// Since an hour ago and for a day.
+    Now,
+    /// It ended an hour ago.
+    Expired,
+    /// It begins in a day.
+    Future,
+}
+
+impl Authority {
+    /// An authority with a new key.
+    ///
+    /// # Errors
+    /// When the key cannot be made.
+    pub fn new(name: &str) -> Result<Self> {
+        let mut parameters = CertificateParams::new(Vec::new())?;
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, name);
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        limit(&mut parameters, Validity::Now);
+        Ok(Self { issuer: CertifiedIssuer::self_signed(parameters, KeyPair::generate()?)? })
+    }
+
+    /// Its own certificate, PEM.
+    pub fn certificate(&self) -> String {
+        self.issuer.pem()
+    }
+
+    /// An identity with this SPIFFE ID, such as `spiffe://example.org/ns/shop/sa/cart`.
+    ///
+    /// # Errors
+    /// When the ID is not ASCII.
+    pub fn issue(&self, spiffe_id: &str, validity: Validity) -> Result<Identity> {
+        let mut parameters = CertificateParams::new(Vec::new())?;
+        parameters.subject_alt_names = vec![SanType::URI(Ia5String::try_from(spiffe_id)?)];
+        parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        parameters.use_authority_key_identifier_extension = true;
+        limit(&mut parameters, validity);
+        let key = KeyPair::generate()?;
+        let certificate = parameters.signed_by(&key, &self.issuer)?.pem();
+        Ok(Identity { certificate, key: key.serialize_pem(), authority: self.certificate() })
+    }
+}
+
+impl Identity {
+    /// Puts the three files into a folder of the guest, the key readable by root only.
+    ///
+    /// # Errors
+    /// When the guest cannot.
+    pub fn put(&self, vm: &Vm, folder: &str) -> Result<()> {
+        vm.put(&format!("{folder}/tls.crt"), self.certificate.as_bytes(), 0o644)?;
+        vm.put(&format!("{folder}/tls.key"), self.key.as_bytes(), 0o600)?;
+        vm.put(&format!("{folder}/ca.crt"), self.authority.as_bytes(), 0o644)
+    }
+}
+
+fn limit(parameters: &mut CertificateParams, validity: Validity) {
+    let now = OffsetDateTime::now_utc();
+    let (from, to) = match validity {
+        Validity::Now => (-Duration::HOUR, Duration::DAY),
+        Validity::Expired => (-Duration::DAY, -Duration::HOUR),
+        Validity::Future => (Duration::DAY, Duration::DAY * 2),
+    };
+    (parameters.not_before, parameters.not_after) = (now + from, now + to);
+}

@@ -1,0 +1,25 @@
+//! Tests on real kernels: QEMU machines with Debian's kernels and programs, driven from the outside.
+//!
+//! A [`Scenario`] is given a [`Lab`], boots machines in it ([`Vm`]), perhaps joined by a [`Wire`], builds workloads
+//! as a container runtime would ([`topology`]), runs unmodified programs, and judges recordings ([`capture`]).
+//! `tests/vm/setup.sh` makes what is needed. Nothing here knows what the programs under test are to do.
+
+mod artifacts;
+pub mod capture;
+mod console;
+pub mod identities;
+mod initramfs;
+pub mod matrix;
+pub mod pcap;
+mod qemu;
+mod stream;
+pub mod topology;
+mod vm;
+mod wire;
+
+pub use artifacts::{Kernel, LINES};
+pub use capture::Recording;
+pub use matrix::{Lab, Scenario};
+pub use underseal_vm_guest::{Bytes, Program};
+pub use vm::{Output, PRODUCT, Place, Process, Vm, VmOptions};
+pub use wire::{Fate, Filter, Port, Wire};
