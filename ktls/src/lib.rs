@@ -10,6 +10,10 @@
 //! next handshake.
 #![deny(unsafe_code)]
 
+#[cfg(feature = "diag")]
+pub mod diag;
+#[cfg(feature = "helper")]
+pub mod helper;
 pub mod identity;
 pub mod install;
 pub mod memory;

@@ -1,0 +1,195 @@
+//! The hand-over: from two held sockets to two sealed ones, in the one order in which nothing can
+//! leak. Many connections go through it together, so that the records of sleeping tasks are read
+//! once for all.
+//!
+//! 1. Handshake in memory; keys into both sockets, receiving before sending.
+//! 2. State `Keyed` on both: from now on no task is recorded, because every call that starts now
+//!    finds kTLS.
+//! 3. Every recorded task that still sleeps in the old code is made to restart its call.
+//! 4. State `Sealed` on both, and only then does either get leave to send.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::atomic::{Ordering, fence},
+};
+
+use underseal_abi::{Conn, HelperCounter, Lowat, Sleeper, State};
+
+use super::{
+    maps::Maps,
+    peers::Peers,
+    restart::{Restart, restart},
+    table::Pair,
+};
+use crate::{
+    SocketKeys,
+    install::{self, InstallError},
+    memory, set_notsent_lowat,
+};
+
+/// Why a connection is reset instead of being sealed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// Identities.
+    #[error("{0:#}")]
+    Refused(anyhow::Error),
+    /// The kernel did not take the keys.
+    #[error("{0}")]
+    Install(#[from] InstallError),
+    /// The socket does not answer.
+    #[error("cannot use its socket: {0}")]
+    Socket(#[from] io::Error),
+    /// A task may still be inside the old code.
+    #[error("a task inside send or recv could not be made to restart: {0}")]
+    Restart(String),
+    /// Another helper had begun.
+    #[error("an earlier helper ended in the middle of the hand-over")]
+    Interrupted,
+}
+
+impl Failure {
+    /// What this failure is counted as.
+    pub(super) const fn counter(&self) -> HelperCounter {
+        match self {
+            Self::Refused(_) => HelperCounter::ResetRefused,
+            Self::Install(_) | Self::Socket(_) => HelperCounter::ResetInstall,
+            Self::Restart(_) => HelperCounter::ResetRestart,
+            Self::Interrupted => HelperCounter::ResetInterrupted,
+        }
+    }
+}
+
+/// A connection on its way through the steps.
+struct Passage {
+    pair: Pair<OwnedFd>,
+    result: Result<(), Failure>,
+}
+
+/// Seals `pairs`. Returns each with what came of it; one that failed is still held.
+pub(super) fn seal(
+    maps: &mut Maps,
+    peers: &Peers,
+    pairs: Vec<Pair<OwnedFd>>,
+) -> Vec<(Pair<OwnedFd>, Result<(), Failure>)> {
+    let mut passages: Vec<Passage> = pairs
+        .into_iter()
+        .map(|pair| {
+            let result = key(maps, peers, &pair);
+            Passage { pair, result }
+        })
+        .collect();
+    // The other half of this barrier is in bpf/src/sleepers.rs.
+    fence(Ordering::SeqCst);
+    restart_sleepers(maps, &mut passages);
+    for passage in &mut passages {
+        if passage.result.is_ok() {
+            passage.result = release(maps, &passage.pair);
+        }
+    }
+    passages.into_iter().map(|p| (p.pair, p.result)).collect()
+}
+
+/// Steps 1 and 2.
+fn key(maps: &Maps, peers: &Peers, pair: &Pair<OwnedFd>) -> Result<(), Failure> {
+    let (client, server) = (pair.client.1.as_fd(), pair.server.1.as_fd());
+    for socket in [client, server] {
+        match maps.state(socket)? {
+            Some(State::Held) => {}
+            _ => return Err(Failure::Interrupted),
+        }
+    }
+    let keys = peers
+        .handshake(maps, &pair.client.0)
+        .map_err(Failure::Refused)?;
+    install_all(client, server, &keys)?;
+    for socket in [client, server] {
+        maps.set_state(socket, State::Keyed)?;
+    }
+    Ok(())
+}
+
+fn install_all(
+    client: BorrowedFd<'_>,
+    server: BorrowedFd<'_>,
+    keys: &memory::Keys,
+) -> Result<(), InstallError> {
+    let receive = |socket, keys: &SocketKeys| install::install_rx(socket, &keys.rx);
+    let send = |socket, keys: &SocketKeys| install::install_tx(socket, &keys.tx);
+    receive(client, &keys.client)?;
+    receive(server, &keys.server)?;
+    send(client, &keys.client)?;
+    send(server, &keys.server)
+}
+
+/// Step 3. A connection with a task that could not be restarted fails.
+fn restart_sleepers(maps: &mut Maps, passages: &mut [Passage]) {
+    let mut cookies: Vec<u64> = passages
+        .iter()
+        .flat_map(|p| [p.pair.client.0.cookie, p.pair.server.0.cookie])
+        .collect();
+    cookies.sort_unstable();
+    let sleepers = maps.sleepers(&cookies);
+    let mut restarted = 0;
+    for sleeper in &sleepers {
+        let on_it = |p: &&mut Passage| ends(&p.pair).any(|(conn, _)| conn.cookie == sleeper.cookie);
+        let Some(passage) = passages.iter_mut().find(on_it) else {
+            continue;
+        };
+        if passage.result.is_ok() && !super::controls::no_restart() {
+            match restart(sleeper) {
+                Ok(Restart::Done) => restarted += 1,
+                Ok(Restart::NotNeeded) => {}
+                Err(error) => passage.result = Err(Failure::Restart(explain(sleeper, &error))),
+            }
+        }
+        maps.remove_sleeper(sleeper);
+    }
+    for passage in passages.iter_mut().filter(|p| p.result.is_ok()) {
+        if ends(&passage.pair).any(|(_, socket)| is_unrecorded(maps, socket)) {
+            passage.result = Err(Failure::Restart(
+                "the map of sleeping tasks was full".into(),
+            ));
+        }
+    }
+    maps.count(HelperCounter::Restarted, restarted);
+}
+
+fn explain(sleeper: &Sleeper, error: &io::Error) -> String {
+    format!(
+        "task {} of process {}: {error} (is a debugger attached, or kernel.yama.ptrace_scope 3?)",
+        sleeper.tid, sleeper.tgid
+    )
+}
+
+/// Whether BPF could not record a task on the socket, or says nothing about it at all.
+fn is_unrecorded(maps: &Maps, socket: BorrowedFd<'_>) -> bool {
+    !matches!(maps.socket(socket), Ok(Some(kept)) if kept.unrecorded == 0)
+}
+
+/// Step 4. The guard begins to let records pass with the state, on both ends before either sends.
+fn release(maps: &mut Maps, pair: &Pair<OwnedFd>) -> Result<(), Failure> {
+    for (_, socket) in ends(pair) {
+        maps.set_state(socket, State::Sealed)?;
+    }
+    for (conn, socket) in ends(pair) {
+        finish(maps, conn, socket)?;
+    }
+    Ok(())
+}
+
+/// Gives one sealed socket leave to send, with the limit its program has asked for.
+pub(super) fn finish(maps: &mut Maps, conn: &Conn, socket: BorrowedFd<'_>) -> io::Result<()> {
+    let lowat = maps
+        .socket(socket)?
+        .map_or(Lowat::default(), |kept| kept.lowat);
+    set_notsent_lowat(socket, lowat.on_release())?;
+    maps.show_state(conn, State::Sealed);
+    Ok(())
+}
+
+fn ends(pair: &Pair<OwnedFd>) -> impl Iterator<Item = (&Conn, BorrowedFd<'_>)> {
+    [&pair.client, &pair.server]
+        .into_iter()
+        .map(|(conn, socket)| (conn, socket.as_fd()))
+}

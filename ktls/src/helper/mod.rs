@@ -1,0 +1,21 @@
+//! The handshake helper: turns connections that BPF holds into sealed ones.
+//!
+//! It keeps nothing that matters: what it knows is in the pinned maps and in the sockets. Stopped,
+//! new connections wait; started again, it reads the table and goes on. It decides nothing either:
+//! who may talk to whom is in the maps, written by `underseal apply`.
+
+mod controls;
+mod discover;
+mod handover;
+mod maps;
+mod names;
+mod peers;
+mod pins;
+mod reset;
+mod restart;
+mod session;
+mod sys;
+mod table;
+
+pub use pins::{Lock, wait_for_maps};
+pub use session::{End, Session};

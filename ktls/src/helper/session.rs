@@ -1,0 +1,272 @@
+//! One run of the helper on one set of pinned maps.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+use tracing::{debug, error, info, warn};
+use underseal_abi::{Conn, Drop, EventKind, HelperCounter, State};
+
+use super::{
+    discover, handover,
+    handover::Failure,
+    maps::Maps,
+    names::Route,
+    peers::Peers,
+    pins::Watch,
+    reset,
+    table::{Missing, Pair, Table},
+};
+use crate::install::{self, InstallError};
+
+/// Why a session ended.
+#[must_use]
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    /// The maps were unpinned; others may come.
+    MapsGone,
+    /// SIGTERM or SIGINT.
+    Asked,
+}
+
+/// The helper at work.
+pub struct Session {
+    maps: Maps,
+    watch: Watch,
+    peers: Peers,
+    table: Table<OwnedFd>,
+    lost_events: u64,
+}
+
+impl Session {
+    /// Opens the pinned maps and takes up every connection that waits there.
+    ///
+    /// # Errors
+    /// A map is missing or of another version.
+    pub fn start() -> Result<Self> {
+        let watch = Watch::maps()?;
+        let maps = Maps::open()?;
+        let lost_events = maps.lost_events();
+        let mut session = Self {
+            maps,
+            watch,
+            peers: Peers::new(),
+            table: Table::new(),
+            lost_events,
+        };
+        session.scan();
+        Ok(session)
+    }
+
+    /// How many ends of connections wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Works until the maps go or `stop` becomes readable.
+    ///
+    /// # Errors
+    /// Only what makes going on pointless; a connection that fails is reset and logged.
+    pub fn run(&mut self, stop: impl AsFd) -> Result<End> {
+        loop {
+            self.take_events();
+            self.search();
+            let timeout = self.timeout();
+            let mut wait = [
+                PollFd::new(self.maps.events.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.watch.as_fd(), PollFlags::POLLIN),
+                PollFd::new(stop.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut wait, timeout) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            let asked = wait[2].any().unwrap_or(false);
+            if self.watch.changed() && Maps::open().is_err() {
+                return Ok(End::MapsGone);
+            }
+            if asked {
+                return Ok(End::Asked);
+            }
+        }
+    }
+
+    fn timeout(&self) -> PollTimeout {
+        // Rounded up: a millisecond early would spin.
+        let round_up = |d: Duration| {
+            PollTimeout::try_from(d + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+        };
+        self.table
+            .next_due(Instant::now())
+            .map_or(PollTimeout::NONE, round_up)
+    }
+
+    /// Takes up what waits in the table of connections: after a start, or when messages were lost.
+    fn scan(&mut self) {
+        let now = Instant::now();
+        for conn in self.maps.conns() {
+            if conn.state == State::Held as u32 {
+                self.table.note(conn, now);
+            }
+        }
+    }
+
+    fn take_events(&mut self) {
+        let now = Instant::now();
+        while let Some(event) = self.maps.next_event() {
+            let conn = event.conn;
+            match event.kind {
+                k if k == EventKind::Held as u32 || k == EventKind::Accepted as u32 => {
+                    self.table.note(conn, now)
+                }
+                k if k == EventKind::Closed as u32 => drop(self.table.forget(conn.cookie)),
+                k if k == EventKind::Dropped as u32 => self.reset_dropped(&conn, event.reason),
+                kind => warn!("unknown message {kind} from BPF; ignoring"),
+            }
+        }
+        let lost = self.maps.lost_events();
+        if lost != self.lost_events {
+            warn!(
+                "{} messages found the ring buffer full; reading the table of connections",
+                lost - self.lost_events
+            );
+            self.lost_events = lost;
+            self.scan();
+        }
+    }
+
+    /// Looks for sockets and seals the connections that are complete then.
+    fn search(&mut self) {
+        let now = Instant::now();
+        let mut pairs = Vec::new();
+        for conn in self.table.due(now) {
+            self.look_for(&conn, now);
+            pairs.extend(self.table.take_ready(&conn));
+        }
+        if pairs.is_empty() {
+            return;
+        }
+        for (pair, result) in handover::seal(&mut self.maps, &self.peers, pairs) {
+            match result {
+                Ok(()) => {
+                    self.maps.count(HelperCounter::Sealed, 1);
+                    debug!("sealed {}", Route(&pair.client.0));
+                }
+                Err(failure) => self.fail(&pair, &failure),
+            }
+        }
+    }
+
+    fn look_for(&mut self, conn: &Conn, now: Instant) {
+        match discover::socket(&self.maps, conn) {
+            Ok(Some(socket)) => self.take_socket(conn, socket),
+            Ok(None) => {
+                if self.table.missing(conn.cookie, now) == Missing::Lost {
+                    self.give_up(conn, HelperCounter::ResetLost, "no process has its socket");
+                }
+            }
+            Err(error) => {
+                self.give_up(
+                    conn,
+                    HelperCounter::ResetLost,
+                    &format!("cannot look for its socket: {error}"),
+                );
+            }
+        }
+    }
+
+    /// The protocol goes in at once: with it there keys can be set even after the program has shut
+    /// the connection down, and it keeps the hold.
+    fn take_socket(&mut self, conn: &Conn, socket: OwnedFd) {
+        match self.maps.state(socket.as_fd()) {
+            // A helper was killed between the last state and the release.
+            Ok(Some(State::Sealed)) => {
+                if let Err(error) = handover::finish(&mut self.maps, conn, socket.as_fd()) {
+                    self.give_up(
+                        conn,
+                        HelperCounter::ResetInterrupted,
+                        &format!("cannot be let go: {error}"),
+                    );
+                }
+                self.table.forget(conn.cookie);
+            }
+            Ok(Some(State::Held)) => match install::attach_ulp(socket.as_fd()) {
+                // An earlier helper may have come as far as this.
+                Ok(()) | Err(InstallError::AlreadyAttached) => {
+                    self.table.found(conn.cookie, socket)
+                }
+                Err(error) => self.give_up(
+                    conn,
+                    HelperCounter::ResetInstall,
+                    &format!("no kernel TLS: {error}"),
+                ),
+            },
+            Ok(_) => self.give_up(
+                conn,
+                HelperCounter::ResetInterrupted,
+                &Failure::Interrupted.to_string(),
+            ),
+            Err(error) => self.give_up(
+                conn,
+                HelperCounter::ResetInstall,
+                &format!("cannot read its state: {error}"),
+            ),
+        }
+    }
+
+    /// Resets a connection of which one end is in the table.
+    fn give_up(&mut self, conn: &Conn, counter: HelperCounter, why: &str) {
+        let other = self.table.other_end(conn);
+        self.maps.count(counter, 1);
+        error!("reset {}: {why}", Route(conn));
+        for end in [Some(*conn), other].into_iter().flatten() {
+            self.table.forget(end.cookie);
+            self.destroy(&end);
+        }
+    }
+
+    fn fail(&mut self, pair: &Pair<OwnedFd>, failure: &Failure) {
+        self.maps.count(failure.counter(), 1);
+        error!("reset {}: {failure}", Route(&pair.client.0));
+        // The server's end first: then the client reads ECONNRESET, which programs know.
+        self.destroy(&pair.server.0);
+        self.destroy(&pair.client.0);
+    }
+
+    fn reset_dropped(&mut self, conn: &Conn, reason: u32) {
+        let why = match reason {
+            r if r == Drop::Unsealed as u32 => "payload from a socket without keys",
+            r if r == Drop::NotARecord as u32 => "payload that is no TLS record",
+            r if r == Drop::Gap as u32 => "payload that does not follow the last TLS record",
+            r if r == Drop::UnsealedIngress as u32 => "payload for a socket without keys",
+            r if r == Drop::Unknown as u32 => {
+                "payload between workloads from a socket older than the take-over"
+            }
+            _ => "a reason unknown to this version",
+        };
+        self.give_up(
+            conn,
+            HelperCounter::ResetGuard,
+            &format!("the guard dropped {why}"),
+        );
+    }
+
+    fn destroy(&self, conn: &Conn) {
+        match reset::reset(&self.maps, conn) {
+            Ok(true) => info!(
+                "ended the socket of workload {} of {}",
+                conn.workload,
+                Route(conn)
+            ),
+            Ok(false) => {}
+            Err(error) => warn!("{error:#}; it stays held"),
+        }
+    }
+}

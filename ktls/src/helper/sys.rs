@@ -1,0 +1,148 @@
+//! The system calls that no crate offers: socket storage by descriptor, an iterator limited to one
+//! process, and a descriptor out of another process. The only unsafe file of the helper.
+#![allow(unsafe_code)]
+
+use std::{
+    fs::File,
+    io,
+    mem::{self, MaybeUninit},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    path::Path,
+};
+
+use aya::Pod;
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd};
+
+/// The object pinned at `path`.
+pub(super) fn obj_get(path: &Path) -> io::Result<OwnedFd> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    owned(bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?)
+}
+
+/// What a socket storage map holds for the socket behind `socket`.
+pub(super) fn storage_get<T: Pod>(
+    map: BorrowedFd<'_>,
+    socket: BorrowedFd<'_>,
+) -> io::Result<Option<T>> {
+    let key: RawFd = socket.as_raw_fd();
+    let mut value = MaybeUninit::<T>::uninit();
+    let mut attr = element(map, &key, value.as_mut_ptr(), 0);
+    match bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr) {
+        // SAFETY: the kernel has written the map's value size, which is that of T: names and
+        // layouts come from underseal-abi, whose version was checked when the maps were opened.
+        Ok(_) => Ok(Some(unsafe { value.assume_init() })),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Replaces what a socket storage map holds for the socket behind `socket`; it must hold something.
+pub(super) fn storage_set<T: Pod>(
+    map: BorrowedFd<'_>,
+    socket: BorrowedFd<'_>,
+    mut value: T,
+) -> io::Result<()> {
+    const BPF_EXIST: u64 = 2;
+    let key: RawFd = socket.as_raw_fd();
+    let mut attr = element(map, &key, &raw mut value, BPF_EXIST);
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// A reader of the iterator `program` over the descriptors of process `tgid`.
+pub(super) fn iterate_process(program: BorrowedFd<'_>, tgid: u32) -> io::Result<File> {
+    // union bpf_iter_link_info, member task (include/uapi/linux/bpf.h since 6.0).
+    #[repr(C)]
+    struct Task {
+        tid: u32,
+        pid: u32,
+        pid_fd: u32,
+        reserved: u32,
+    }
+    let info = Task {
+        tid: 0,
+        pid: tgid,
+        pid_fd: 0,
+        reserved: 0,
+    };
+    let mut attr = zeroed();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
+    attr.link_create.attach_type = bpf_attach_type::BPF_TRACE_ITER as u32;
+    attr.link_create.__bindgen_anon_3.__bindgen_anon_1.iter_info = (&raw const info) as u64;
+    attr.link_create
+        .__bindgen_anon_3
+        .__bindgen_anon_1
+        .iter_info_len = mem::size_of::<Task>() as u32;
+    let link = owned(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?)?;
+    let mut attr = zeroed();
+    attr.iter_create.link_fd = link.as_raw_fd().cast_unsigned();
+    owned(bpf(bpf_cmd::BPF_ITER_CREATE, &mut attr)?).map(File::from)
+}
+
+/// A handle on process `tgid`.
+pub(super) fn pidfd_open(tgid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: two integers; the kernel validates both.
+    owned(cerr(unsafe {
+        libc::syscall(libc::SYS_pidfd_open, tgid, 0)
+    })?)
+}
+
+/// A duplicate of descriptor `fd` of the process behind `pidfd`, close-on-exec.
+pub(super) fn pidfd_getfd(pidfd: BorrowedFd<'_>, fd: u32) -> io::Result<OwnedFd> {
+    // SAFETY: three integers; the kernel validates all.
+    owned(cerr(unsafe {
+        libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0)
+    })?)
+}
+
+/// The record at the start of `bytes`; `None` if they are too few.
+pub(super) fn record<T: Pod>(bytes: &[u8]) -> Option<T> {
+    // SAFETY: enough bytes, any of them make a T (Pod), and read_unaligned asks for no alignment.
+    (bytes.len() >= mem::size_of::<T>())
+        .then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+fn element<T>(map: BorrowedFd<'_>, key: &RawFd, value: *mut T, flags: u64) -> bpf_attr {
+    let mut attr = zeroed();
+    // SAFETY: writes plain integers into the union member that the element commands read.
+    let fields = unsafe { &mut attr.__bindgen_anon_2 };
+    fields.map_fd = map.as_raw_fd().cast_unsigned();
+    fields.key = std::ptr::from_ref(key) as u64;
+    fields.__bindgen_anon_1.value = value as u64;
+    fields.flags = flags;
+    attr
+}
+
+fn zeroed() -> bpf_attr {
+    // SAFETY: a union of structs of integers; the kernel demands zeros where nothing is set.
+    unsafe { mem::zeroed() }
+}
+
+fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
+    // SAFETY: attr lives across the call and has the size that is passed; pointers inside it were
+    // taken from values that the caller keeps alive.
+    cerr(unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command as u32,
+            &raw mut *attr,
+            mem::size_of::<bpf_attr>(),
+        )
+    })
+}
+
+fn cerr(result: i64) -> io::Result<i64> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+fn owned(fd: i64) -> io::Result<OwnedFd> {
+    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: just returned by the kernel to this call, so nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
