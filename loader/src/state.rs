@@ -195,10 +195,10 @@ pub struct Live {
     pub path: AbsolutePath,
     /// The workload's interface inside.
     pub interface: InterfaceName,
+    /// Its MTU, bytes.
+    pub mtu: u32,
     /// Its peer on the host side.
     pub host: Link,
-    /// MTU of the interface inside, bytes.
-    pub mtu: u32,
     /// MTU of the host side, bytes.
     pub host_mtu: u32,
     /// `net.ipv4.tcp_notsent_lowat`, bytes.
@@ -230,7 +230,9 @@ impl Attachment {
     #[must_use]
     pub fn pin(&self) -> String {
         match &self.target {
-            Target::Interface(interface) => format!("{}@{interface}", self.program),
+            Target::Interface(interface) | Target::Gone(interface) => {
+                format!("{}@{interface}", self.program)
+            }
             Target::Cgroup(_) | Target::Kernel => self.program.to_string(),
         }
     }
@@ -246,6 +248,9 @@ pub enum Target {
     Kernel,
     /// A network interface; the direction follows from the program.
     Interface(InterfaceName),
+    /// An interface that is gone, or was replaced under its name; only the pin is left. Occurs in
+    /// what was observed alone.
+    Gone(InterfaceName),
 }
 
 /// Where a kind of program is attached.
@@ -302,7 +307,7 @@ programs! {
     /// Policy at connect, IPv6.
     Connect6 = "connect6" at Hook::Cgroup("cgroup_inet6_connect"),
     /// Holds or releases each connection when it is established.
-    SockOps = "sock_ops" at Hook::Cgroup("cgroup_sock_ops"),
+    SocketOps = "socket_ops" at Hook::Cgroup("cgroup_sock_ops"),
     /// Checks what reaches a workload.
     ToWorkload = "to_workload" at Hook::Egress,
     /// Hands packets from other nodes to the workload they are for.

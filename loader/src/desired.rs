@@ -1,0 +1,272 @@
+//! What the configuration asks for on this machine. Pure: what must be known of the machine comes
+//! in as [`Facts`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use underseal_abi::THIS_NODE;
+
+use crate::{
+    config::{
+        Config,
+        choice::{Access, Existing},
+        value::{InterfaceName, WorkloadName},
+    },
+    state::{
+        Attachment, Datapath, Endpoint, Facts, Found, Hook, Key, Live, Namespace, Peer,
+        PresharedKey, Program, Route, Saved, Settings, State, Target, Wireguard, Workload,
+    },
+};
+
+/// Bytes that WireGuard adds at most: IPv6 header 40, UDP 8, WireGuard 32, padding to 16 bytes 15.
+const WIREGUARD_OVERHEAD: u32 = 95;
+/// Smallest MTU of an interface that carries IPv6 (RFC 8200 §5).
+const LEAST_MTU: u32 = 1280;
+/// MTU to reckon from if there is no uplink: Ethernet's.
+const ETHERNET_MTU: u32 = 1500;
+/// The kernel's own default of `net.ipv4.tcp_notsent_lowat` (`tcp_ipv4.c`).
+pub const DEFAULT_LOWAT: u32 = u32::MAX;
+
+/// The state that `config` asks for.
+#[must_use]
+pub fn desired(config: &Config, facts: &Facts) -> State {
+    let ids = ids(config, facts);
+    State {
+        wireguard: wireguard(config, facts),
+        routes: routes(config),
+        datapath: Some(Datapath {
+            object: Some(facts.object),
+            settings: settings(config),
+            ipcache: ipcache(config, facts, &ids),
+            workloads: workloads(config, &ids),
+            attachments: attachments(config, facts),
+        }),
+        namespaces: namespaces(config, facts, &ids),
+    }
+}
+
+/// Names of the configured workloads whose namespace or interface does not exist.
+#[must_use]
+pub fn absent<'a>(config: &'a Config, facts: &Facts) -> Vec<&'a WorkloadName> {
+    let names = config.workloads.iter().map(|workload| &workload.name);
+    names
+        .filter(|name| !facts.namespaces.contains_key(name))
+        .collect()
+}
+
+/// The ids of all configured workloads: those they have; for new ones the lowest that nobody has,
+/// not even a workload that is about to be removed (its connections may still be listed).
+fn ids(config: &Config, facts: &Facts) -> BTreeMap<WorkloadName, u32> {
+    let mut taken: BTreeSet<u32> = facts.ids.values().copied().collect();
+    let mut ids = BTreeMap::new();
+    for workload in &config.workloads {
+        let id = facts.ids.get(&workload.name).copied().unwrap_or_else(|| {
+            let mut id = 1;
+            while taken.contains(&id) {
+                id += 1;
+            }
+            taken.insert(id);
+            id
+        });
+        ids.insert(workload.name.clone(), id);
+    }
+    ids
+}
+
+fn wireguard(config: &Config, facts: &Facts) -> Option<Wireguard> {
+    let device = config.wireguard.as_ref()?;
+    let peers = config.peers.iter().map(|peer| {
+        let preshared_key = peer.preshared_key_file.as_ref().and_then(|file| {
+            Some(PresharedKey {
+                digest: *facts.preshared_keys.get(&peer.public_key)?,
+                file: Some(file.clone()),
+            })
+        });
+        let wanted = Peer {
+            endpoint: Some(peer.endpoint.0),
+            networks: peer.networks.iter().map(|net| net.0).collect(),
+            persistent_keepalive: peer.persistent_keepalive,
+            preshared_key,
+        };
+        (peer.public_key, wanted)
+    });
+    Some(Wireguard {
+        interface: device.interface.clone(),
+        up: true,
+        mtu: tunnel_mtu(config, facts)?,
+        port: device.port,
+        key: Key {
+            public: facts.public_key,
+            file: Some(device.private_key_file.clone()),
+        },
+        addresses: device.addresses.iter().map(|address| address.0).collect(),
+        peers: peers.collect(),
+    })
+}
+
+/// MTU of the WireGuard device, bytes; `None` if there is no device.
+fn tunnel_mtu(config: &Config, facts: &Facts) -> Option<u32> {
+    let device = config.wireguard.as_ref()?;
+    let outer = facts
+        .uplinks
+        .values()
+        .copied()
+        .min()
+        .unwrap_or(ETHERNET_MTU);
+    let fitting = outer.saturating_sub(WIREGUARD_OVERHEAD).max(LEAST_MTU);
+    Some(device.mtu.unwrap_or(fitting))
+}
+
+fn routes(config: &Config) -> BTreeSet<Route> {
+    let Some(device) = &config.wireguard else {
+        return BTreeSet::new();
+    };
+    let networks = config.peers.iter().flat_map(|peer| &peer.networks);
+    networks
+        .map(|net| Route {
+            destination: net.0,
+            interface: device.interface.clone(),
+        })
+        .collect()
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        mode: config.seal.mode,
+        wireguard: config.wireguard.as_ref().map(|w| w.interface.clone()),
+        allow_outside: config.policy.outside == Access::Allow,
+        allow_non_tcp: config.policy.non_tcp == Access::Allow,
+        keep_existing: config.seal.existing == Existing::Keep,
+    }
+}
+
+fn ipcache(
+    config: &Config,
+    facts: &Facts,
+    ids: &BTreeMap<WorkloadName, u32>,
+) -> BTreeMap<IpNet, Endpoint> {
+    let whole = |node| Endpoint {
+        node,
+        workload: 0,
+        ifindex: 0,
+    };
+    let own = config
+        .node
+        .networks
+        .iter()
+        .map(|net| (net.0, whole(THIS_NODE)));
+    let others = (THIS_NODE + 1..)
+        .zip(&config.peers)
+        .flat_map(|(node, peer)| peer.networks.iter().map(move |net| (net.0, whole(node))));
+    // After the networks: a network of one address gives way to the workload that has it.
+    let single = config.workloads.iter().flat_map(|workload| {
+        let found = facts.namespaces.get(&workload.name);
+        let endpoint = Endpoint {
+            node: THIS_NODE,
+            workload: ids[&workload.name],
+            ifindex: found.map_or(0, |found| found.live.host.index),
+        };
+        workload
+            .addresses
+            .iter()
+            .map(move |address| (IpNet::from(address.0), endpoint))
+    });
+    own.chain(others).chain(single).collect()
+}
+
+fn workloads(config: &Config, ids: &BTreeMap<WorkloadName, u32>) -> BTreeMap<u32, Workload> {
+    let records = config.workloads.iter().map(|workload| {
+        let record = Workload {
+            name: workload.name.clone(),
+            spiffe_id: workload.spiffe_id.clone(),
+            identity: workload.identity.clone(),
+            netns: workload.netns.clone(),
+            cipher: config.seal.cipher,
+        };
+        (ids[&workload.name], record)
+    });
+    records.collect()
+}
+
+fn attachments(config: &Config, facts: &Facts) -> BTreeSet<Attachment> {
+    let hosts: Vec<&InterfaceName> = facts
+        .namespaces
+        .values()
+        .map(|found| &found.live.host.name)
+        .collect();
+    let device: Vec<&InterfaceName> = config.wireguard.iter().map(|w| &w.interface).collect();
+    let uplinks: Vec<&InterfaceName> = config.node.uplinks.iter().collect();
+    let mut wanted = BTreeSet::new();
+    for (program, _, hook) in Program::ALL {
+        let targets = match (program, hook) {
+            (Program::Sendpage, _) if !facts.sendpage => Vec::new(),
+            (_, Hook::Cgroup(_)) => vec![Target::Cgroup(config.node.cgroup.clone())],
+            (_, Hook::Kernel) => vec![Target::Kernel],
+            (Program::UplinkEgress | Program::UplinkIngress, _) => interfaces(&uplinks),
+            (Program::FromWireguard, _) => interfaces(&device),
+            (_, Hook::Ingress | Hook::Egress) => interfaces(&hosts),
+        };
+        wanted.extend(targets.into_iter().map(|target| Attachment {
+            program: *program,
+            target,
+        }));
+    }
+    wanted
+}
+
+fn interfaces(names: &[&InterfaceName]) -> Vec<Target> {
+    names
+        .iter()
+        .map(|name| Target::Interface((*name).clone()))
+        .collect()
+}
+
+fn namespaces(
+    config: &Config,
+    facts: &Facts,
+    ids: &BTreeMap<WorkloadName, u32>,
+) -> BTreeMap<u64, Namespace> {
+    let limit = tunnel_mtu(config, facts);
+    let present = facts.namespaces.iter().filter_map(|(name, found)| {
+        let namespace = Namespace {
+            workload: *ids.get(name)?,
+            ..namespace(found, limit)
+        };
+        Some((found.cookie, namespace))
+    });
+    present.collect()
+}
+
+/// What is wanted of a namespace whose packets must fit into `limit` bytes.
+fn namespace(found: &Found, limit: Option<u32>) -> Namespace {
+    let lowered = found.entry.map_or(0, |entry| entry.mtu);
+    let original = if lowered == 0 {
+        found.live.mtu
+    } else {
+        lowered
+    };
+    let limit = limit.unwrap_or(u32::MAX);
+    let (saved, mtu, host_mtu) = if original > limit {
+        (original, limit, limit)
+    } else if lowered == 0 {
+        (0, found.live.mtu, found.live.host_mtu.min(limit))
+    } else {
+        (0, original, original)
+    };
+    let lowat = found.entry.map_or(found.live.lowat, |entry| entry.lowat);
+    Namespace {
+        workload: 0,
+        entry: Some(Saved {
+            // Nobody sets 0 but we: it is left from an apply that was interrupted.
+            lowat: if lowat == 0 { DEFAULT_LOWAT } else { lowat },
+            mtu: saved,
+            taken_over: true,
+        }),
+        live: Some(Live {
+            mtu,
+            host_mtu,
+            lowat: 0,
+            ..found.live.clone()
+        }),
+    }
+}

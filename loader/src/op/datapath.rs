@@ -1,0 +1,250 @@
+//! Steps of BPF: programs, the contents of maps, what programs are attached to.
+
+use std::fmt;
+
+use ipnet::IpNet;
+use serde::Serialize;
+use underseal_abi::names::{CONFIG, IPCACHE, LINKS, MAPS, NETNS, PIN_ROOT, PROGS, WORKLOADS};
+
+use crate::{
+    config::value::{Digest, InterfaceName},
+    state::{Attachment, Endpoint, Hook, Namespace, Saved, Settings, State, Target, Workload},
+};
+
+/// A step of BPF.
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DatapathOp {
+    /// Creates the maps that are missing, loads all programs and pins those that user space
+    /// starts. What is attached stays until [`Self::Attach`] replaces it.
+    Load(Digest),
+    /// Removes all pins and their folder.
+    Unload,
+    /// Writes to `CONFIG` whose programs are attached; `None` while they are being replaced.
+    Stamp(Option<Digest>),
+    /// Writes the rest of `CONFIG`.
+    Configure(Settings),
+    /// Writes an entry of `WORKLOADS`.
+    SetWorkload(u32, Workload),
+    /// Deletes an entry of `WORKLOADS`.
+    DeleteWorkload(u32),
+    /// Writes an entry of `IPCACHE`.
+    SetEndpoint(IpNet, Endpoint),
+    /// Deletes an entry of `IPCACHE`.
+    DeleteEndpoint(IpNet),
+    /// Attaches a program; if its pin exists, in the place of the one before, without a gap.
+    Attach(Attachment),
+    /// Detaches a program.
+    Detach(Attachment),
+    /// Writes an entry of `NETNS`.
+    SetNetns(NetnsEntry),
+    /// Deletes an entry of `NETNS`.
+    DeleteNetns(u64),
+}
+
+/// An entry of `NETNS`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NetnsEntry {
+    /// The namespace's cookie.
+    pub cookie: u64,
+    /// Id of the workload that lives in it.
+    pub workload: u32,
+    /// Index of the workload's interface on the host side; 0 if it is gone.
+    pub ifindex: u32,
+    /// What is put back in the end.
+    pub saved: Saved,
+}
+
+impl NetnsEntry {
+    /// The entry of a namespace; `None` if it has none.
+    #[must_use]
+    pub fn of(cookie: u64, namespace: &Namespace) -> Option<Self> {
+        Some(Self {
+            cookie,
+            workload: namespace.workload,
+            ifindex: namespace.live.as_ref().map_or(0, |live| live.host.index),
+            saved: namespace.entry?,
+        })
+    }
+}
+
+impl DatapathOp {
+    /// See [`super::Op::inverse`]. Programs that were replaced are not in a state; nor do maps that
+    /// were not there before need their contents back.
+    pub(super) fn inverse(&self, before: &State) -> Option<Self> {
+        let old = before.datapath.as_ref();
+        let inverse = match self {
+            Self::Load(_) if old.is_none() => Self::Unload,
+            Self::Load(_) | Self::Unload => return None,
+            Self::Stamp(_) => Self::Stamp(old?.object),
+            Self::Configure(_) => Self::Configure(old?.settings.clone()),
+            Self::SetWorkload(id, _) | Self::DeleteWorkload(id) => {
+                match old.and_then(|d| d.workloads.get(id)) {
+                    Some(workload) => Self::SetWorkload(*id, workload.clone()),
+                    None => Self::DeleteWorkload(*id),
+                }
+            }
+            Self::SetEndpoint(net, _) | Self::DeleteEndpoint(net) => {
+                match old.and_then(|d| d.ipcache.get(net)) {
+                    Some(endpoint) => Self::SetEndpoint(*net, *endpoint),
+                    None => Self::DeleteEndpoint(*net),
+                }
+            }
+            Self::Attach(what) | Self::Detach(what) => {
+                if old.is_some_and(|d| d.attachments.contains(what)) {
+                    Self::Attach(what.clone())
+                } else {
+                    Self::Detach(what.clone())
+                }
+            }
+            Self::SetNetns(NetnsEntry { cookie, .. }) | Self::DeleteNetns(cookie) => before
+                .namespaces
+                .get(cookie)
+                .and_then(|namespace| NetnsEntry::of(*cookie, namespace))
+                .map_or(Self::DeleteNetns(*cookie), Self::SetNetns),
+        };
+        Some(inverse)
+    }
+}
+
+impl fmt::Display for DatapathOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Load(_) => write!(
+                f,
+                "bpftool prog loadall underseal.bpf.o {PIN_ROOT}/{PROGS} pinmaps {PIN_ROOT}/{MAPS}"
+            ),
+            Self::Unload => write!(f, "rm -r {PIN_ROOT}"),
+            Self::Stamp(Some(object)) => update(f, CONFIG, 0, format_args!("object {object}")),
+            Self::Stamp(None) => update(f, CONFIG, 0, format_args!("object none")),
+            Self::Configure(settings) => update(f, CONFIG, 0, Words(settings)),
+            Self::SetWorkload(id, workload) => update(f, WORKLOADS, id, Words(workload)),
+            Self::DeleteWorkload(id) => delete(f, WORKLOADS, id),
+            Self::SetEndpoint(net, endpoint) => update(f, IPCACHE, net, Words(endpoint)),
+            Self::DeleteEndpoint(net) => delete(f, IPCACHE, net),
+            Self::Attach(attachment) => attach(f, attachment),
+            Self::Detach(attachment) => write!(f, "rm {PIN_ROOT}/{LINKS}/{}", attachment.pin()),
+            Self::SetNetns(entry) => update(f, NETNS, entry.cookie, Words(entry)),
+            Self::DeleteNetns(cookie) => delete(f, NETNS, cookie),
+        }
+    }
+}
+
+fn update(
+    f: &mut fmt::Formatter<'_>,
+    map: &str,
+    key: impl fmt::Display,
+    value: impl fmt::Display,
+) -> fmt::Result {
+    write!(
+        f,
+        "bpftool map update pinned {PIN_ROOT}/{MAPS}/{map} key {key} value {value}"
+    )
+}
+
+fn delete(f: &mut fmt::Formatter<'_>, map: &str, key: impl fmt::Display) -> fmt::Result {
+    write!(
+        f,
+        "bpftool map delete pinned {PIN_ROOT}/{MAPS}/{map} key {key}"
+    )
+}
+
+fn attach(f: &mut fmt::Formatter<'_>, attachment: &Attachment) -> fmt::Result {
+    let program = attachment.program;
+    match (&attachment.target, program.hook()) {
+        (Target::Cgroup(path), Hook::Cgroup(kind)) => {
+            write!(
+                f,
+                "bpftool cgroup attach {path} {kind} name {program} multi"
+            )
+        }
+        (Target::Interface(name), Hook::Ingress) => {
+            write!(
+                f,
+                "bpftool net attach tcx_ingress name {program} dev {name}"
+            )
+        }
+        (Target::Interface(name), Hook::Egress) => {
+            write!(f, "bpftool net attach tcx_egress name {program} dev {name}")
+        }
+        _ => write!(
+            f,
+            "bpftool prog load underseal.bpf.o {PIN_ROOT}/{LINKS}/{} autoattach",
+            attachment.pin()
+        ),
+    }
+}
+
+/// A map value in words, where bpftool would want bytes.
+struct Words<'a, T>(&'a T);
+
+impl fmt::Display for Words<'_, Settings> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = |allowed: bool| if allowed { "allow" } else { "deny" };
+        write!(
+            f,
+            "mode {} wireguard {} outside {} non-tcp {} existing {}",
+            self.0.mode,
+            self.0
+                .wireguard
+                .as_ref()
+                .map_or("none", InterfaceName::as_str),
+            word(self.0.allow_outside),
+            word(self.0.allow_non_tcp),
+            if self.0.keep_existing {
+                "keep"
+            } else {
+                "reset"
+            },
+        )
+    }
+}
+
+impl fmt::Display for Words<'_, Workload> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Workload {
+            name,
+            spiffe_id,
+            identity,
+            netns,
+            cipher,
+        } = self.0;
+        write!(
+            f,
+            "{name} {spiffe_id} identity {identity} netns {netns} cipher {cipher}"
+        )
+    }
+}
+
+impl fmt::Display for Words<'_, Endpoint> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Endpoint {
+            node,
+            workload,
+            ifindex,
+        } = self.0;
+        write!(f, "node {node} workload {workload} ifindex {ifindex}")
+    }
+}
+
+impl fmt::Display for Words<'_, NetnsEntry> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let NetnsEntry {
+            workload,
+            ifindex,
+            saved,
+            ..
+        } = self.0;
+        let Saved {
+            lowat,
+            mtu,
+            taken_over,
+        } = saved;
+        let ifindex = if *taken_over { *ifindex } else { 0 };
+        write!(
+            f,
+            "workload {workload} lowat {lowat} mtu {mtu} ifindex {ifindex}"
+        )
+    }
+}

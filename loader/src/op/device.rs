@@ -1,0 +1,163 @@
+//! Steps of the host's interfaces: the WireGuard device, its peers and routes, and the MTU of
+//! workloads' host-side interfaces.
+
+use std::fmt;
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use crate::{
+    config::value::{AbsolutePath, InterfaceName, PublicKey},
+    state::{Peer, ROUTE_PROTOCOL, State},
+};
+
+/// A step of an interface.
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeviceOp {
+    /// The interface.
+    pub interface: InterfaceName,
+    /// What is done to it.
+    pub change: DeviceChange,
+}
+
+/// What is done to an interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceChange {
+    /// A private key is made for it.
+    GenerateKey(AbsolutePath),
+    /// It is created as a WireGuard device, switched off.
+    Add,
+    /// It is deleted.
+    Delete,
+    /// It gets the private key in a file.
+    SetPrivateKey(AbsolutePath),
+    /// It gets a UDP port.
+    SetPort(u16),
+    /// It gets an MTU, bytes.
+    SetMtu(u32),
+    /// It gets an address.
+    AddAddress(IpNet),
+    /// It loses an address.
+    DeleteAddress(IpNet),
+    /// It gets a peer, or the peer becomes what is said here.
+    SetPeer(PublicKey, Peer),
+    /// It loses a peer.
+    DeletePeer(PublicKey),
+    /// It is switched on.
+    Up,
+    /// It is switched off.
+    Down,
+    /// A route leads through it.
+    AddRoute(IpNet),
+    /// The route no longer does.
+    DeleteRoute(IpNet),
+}
+
+impl DeviceOp {
+    /// See [`super::Op::inverse`]. A key that was made stays: it is used next time. A device is
+    /// deleted in the last step of a plan, so nothing can fail after it. The private key before is
+    /// not known; the device is useless with either until its peers know the new one.
+    pub(super) fn inverse(&self, before: &State) -> Vec<Self> {
+        use DeviceChange as C;
+        let device = before
+            .wireguard
+            .as_ref()
+            .filter(|d| d.interface == self.interface);
+        let mut live = before.namespaces.values().filter_map(|n| n.live.as_ref());
+        let host = live
+            .find(|live| live.host.name == self.interface)
+            .map(|live| live.host_mtu);
+        let routes = before
+            .routes
+            .iter()
+            .filter(|route| route.interface == self.interface);
+        let changes = match &self.change {
+            C::GenerateKey(_) | C::Delete | C::SetPrivateKey(_) => Vec::new(),
+            C::Add => vec![C::Delete],
+            C::SetPort(_) => device.map(|d| C::SetPort(d.port)).into_iter().collect(),
+            C::SetMtu(_) => {
+                let mtu = device.map(|d| d.mtu).or(host);
+                mtu.map(C::SetMtu).into_iter().collect()
+            }
+            C::AddAddress(net) => vec![C::DeleteAddress(*net)],
+            C::DeleteAddress(net) => vec![C::AddAddress(*net)],
+            C::SetPeer(key, _) | C::DeletePeer(key) => {
+                match device.and_then(|d| d.peers.get(key)) {
+                    Some(peer) => vec![C::SetPeer(*key, peer.clone())],
+                    None => vec![C::DeletePeer(*key)],
+                }
+            }
+            C::Up => vec![C::Down],
+            // The kernel forgets the routes of a device that is switched off.
+            C::Down => std::iter::once(C::Up)
+                .chain(routes.map(|route| C::AddRoute(route.destination)))
+                .collect(),
+            C::AddRoute(net) => vec![C::DeleteRoute(*net)],
+            C::DeleteRoute(net) => vec![C::AddRoute(*net)],
+        };
+        let same = |change| Self {
+            interface: self.interface.clone(),
+            change,
+        };
+        changes.into_iter().map(same).collect()
+    }
+}
+
+impl fmt::Display for DeviceOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use DeviceChange as C;
+        let name = &self.interface;
+        match &self.change {
+            C::GenerateKey(file) => write!(f, "(umask 077; wg genkey > {file})"),
+            C::Add => write!(f, "ip link add dev {name} type wireguard"),
+            C::Delete => write!(f, "ip link delete dev {name}"),
+            C::SetPrivateKey(file) => write!(f, "wg set {name} private-key {file}"),
+            C::SetPort(port) => write!(f, "wg set {name} listen-port {port}"),
+            C::SetMtu(mtu) => write!(f, "ip link set dev {name} mtu {mtu}"),
+            C::AddAddress(net) => write!(f, "ip address add {net} dev {name}"),
+            C::DeleteAddress(net) => write!(f, "ip address delete {net} dev {name}"),
+            C::SetPeer(key, peer) => write!(f, "wg set {name} peer {key}{}", Settings(peer)),
+            C::DeletePeer(key) => write!(f, "wg set {name} peer {key} remove"),
+            C::Up => write!(f, "ip link set dev {name} up"),
+            C::Down => write!(f, "ip link set dev {name} down"),
+            C::AddRoute(net) => {
+                write!(f, "ip route add {net} dev {name} proto {ROUTE_PROTOCOL}")
+            }
+            C::DeleteRoute(net) => {
+                write!(f, "ip route delete {net} dev {name} proto {ROUTE_PROTOCOL}")
+            }
+        }
+    }
+}
+
+/// What follows `wg set DEVICE peer KEY`.
+struct Settings<'a>(&'a Peer);
+
+impl fmt::Display for Settings<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Peer {
+            endpoint,
+            networks,
+            persistent_keepalive,
+            preshared_key,
+        } = self.0;
+        match preshared_key.as_ref().map(|key| &key.file) {
+            // wg's own way to say "none".
+            None => write!(f, " preshared-key /dev/null")?,
+            Some(Some(file)) => write!(f, " preshared-key {file}")?,
+            // Only when a step is taken back: it stays as it is.
+            Some(None) => {}
+        }
+        if let Some(endpoint) = endpoint {
+            write!(f, " endpoint {endpoint}")?;
+        }
+        let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
+        write!(
+            f,
+            " persistent-keepalive {persistent_keepalive} allowed-ips {}",
+            networks.join(",")
+        )
+    }
+}

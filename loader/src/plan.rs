@@ -1,0 +1,403 @@
+//! The difference between two states as steps, in the one order in which they may be carried out.
+//!
+//! What closes comes before what opens: programs and map contents, then the guard and the strict
+//! check (the order of [`crate::state::Program`]), then the tunnel and its routes, then the
+//! workloads' own namespaces. Removal goes the exact reverse way, after everything that is added.
+
+use crate::{
+    config::{
+        choice::Mode,
+        value::{AbsolutePath, InterfaceName},
+    },
+    desired::DEFAULT_LOWAT,
+    op::{DatapathOp, DeviceChange, DeviceOp, NamespaceChange, NamespaceOp, NetnsEntry, Op},
+    state::{Datapath, Live, Namespace, Peer, PresharedKey, Saved, State, Wireguard},
+};
+
+/// The steps that turn `observed` into `desired`; none if there is nothing to do.
+#[must_use]
+pub fn plan(desired: &State, observed: &State) -> Vec<Op> {
+    let stages = STAGES.map(|stage| stage(desired, observed));
+    let (add, remove): (Vec<_>, Vec<_>) = stages.into_iter().map(|s| (s.add, s.remove)).unzip();
+    add.into_iter()
+        .chain(remove.into_iter().rev())
+        .flatten()
+        .collect()
+}
+
+/// The order.
+const STAGES: [fn(&State, &State) -> Stage; 7] = [
+    programs,
+    device,
+    contents,
+    attachments,
+    tunnel,
+    namespaces,
+    stamp,
+];
+
+/// What one kind of object needs.
+#[derive(Default)]
+struct Stage {
+    /// Done before the additions of the next kind.
+    add: Vec<Op>,
+    /// Done after the removals of the next kind.
+    remove: Vec<Op>,
+}
+
+fn programs(desired: &State, observed: &State) -> Stage {
+    let mut stage = Stage::default();
+    match (&desired.datapath, &observed.datapath) {
+        (Some(wanted), found) => {
+            let attached = found.as_ref().and_then(|d| d.object);
+            if let Some(object) = wanted.object.filter(|object| attached != Some(*object)) {
+                // From here to the last attachment nobody could tell which programs are attached.
+                stage
+                    .add
+                    .extend(attached.map(|_| DatapathOp::Stamp(None).into()));
+                stage.add.push(DatapathOp::Load(object).into());
+            }
+        }
+        (None, Some(_)) => stage.remove.push(DatapathOp::Unload.into()),
+        (None, None) => {}
+    }
+    stage
+}
+
+fn stamp(desired: &State, observed: &State) -> Stage {
+    let object = |state: &State| state.datapath.as_ref().and_then(|d| d.object);
+    let mut stage = Stage::default();
+    if let Some(wanted) = object(desired)
+        && object(observed) != Some(wanted)
+    {
+        stage.add.push(DatapathOp::Stamp(Some(wanted)).into());
+    }
+    stage
+}
+
+fn device(desired: &State, observed: &State) -> Stage {
+    let mut stage = Stage::default();
+    let found = observed.wireguard.as_ref();
+    let same = found.filter(|found| {
+        desired
+            .wireguard
+            .as_ref()
+            .is_some_and(|wanted| wanted.interface == found.interface)
+    });
+    if let Some(found) = found
+        && same.is_none()
+    {
+        // Two devices cannot use one port, so the old one is silent before the new one speaks.
+        if desired.wireguard.is_some() && found.up {
+            stage.add.push(change(&found.interface, DeviceChange::Down));
+        }
+        stage
+            .remove
+            .push(change(&found.interface, DeviceChange::Delete));
+    }
+    if let Some(wanted) = &desired.wireguard {
+        let changes = device_additions(wanted, same);
+        stage
+            .add
+            .extend(changes.into_iter().map(|c| change(&wanted.interface, c)));
+        let removals = same.map_or_else(Vec::new, |found| device_removals(wanted, found));
+        stage
+            .remove
+            .extend(removals.into_iter().map(|c| change(&wanted.interface, c)));
+    }
+    stage
+}
+
+fn device_additions(wanted: &Wireguard, found: Option<&Wireguard>) -> Vec<DeviceChange> {
+    let mut changes = Vec::new();
+    if let Some(file) = wanted
+        .key
+        .file
+        .as_ref()
+        .filter(|_| wanted.key.public.is_none())
+    {
+        changes.push(DeviceChange::GenerateKey(file.clone()));
+    }
+    if found.is_none() {
+        changes.push(DeviceChange::Add);
+    }
+    if let Some(file) = &wanted.key.file
+        && found.is_none_or(|f| wanted.key.public.is_none() || f.key.public != wanted.key.public)
+    {
+        changes.push(DeviceChange::SetPrivateKey(file.clone()));
+    }
+    if found.is_none_or(|f| f.port != wanted.port) {
+        changes.push(DeviceChange::SetPort(wanted.port));
+    }
+    if found.is_none_or(|f| f.mtu != wanted.mtu) {
+        changes.push(DeviceChange::SetMtu(wanted.mtu));
+    }
+    for address in &wanted.addresses {
+        if found.is_none_or(|f| !f.addresses.contains(address)) {
+            changes.push(DeviceChange::AddAddress(*address));
+        }
+    }
+    for (key, peer) in &wanted.peers {
+        if !found
+            .and_then(|f| f.peers.get(key))
+            .is_some_and(|f| is_same_peer(peer, f))
+        {
+            changes.push(DeviceChange::SetPeer(*key, peer.clone()));
+        }
+    }
+    changes
+}
+
+fn device_removals(wanted: &Wireguard, found: &Wireguard) -> Vec<DeviceChange> {
+    let addresses = found.addresses.difference(&wanted.addresses);
+    let peers = found
+        .peers
+        .keys()
+        .filter(|key| !wanted.peers.contains_key(key));
+    peers
+        .map(|key| DeviceChange::DeletePeer(*key))
+        .chain(addresses.map(|address| DeviceChange::DeleteAddress(*address)))
+        .collect()
+}
+
+/// Whether nothing need be done; where the preshared key is kept is not the kernel's business.
+fn is_same_peer(wanted: &Peer, found: &Peer) -> bool {
+    let digest = |peer: &Peer| {
+        peer.preshared_key
+            .as_ref()
+            .map(|PresharedKey { digest, .. }| *digest)
+    };
+    wanted.endpoint == found.endpoint
+        && wanted.networks == found.networks
+        && wanted.persistent_keepalive == found.persistent_keepalive
+        && digest(wanted) == digest(found)
+}
+
+/// Contents of maps. Without maps there is nothing to remove.
+fn contents(desired: &State, observed: &State) -> Stage {
+    let mut stage = Stage::default();
+    let Some(wanted) = &desired.datapath else {
+        return stage;
+    };
+    let nothing = Datapath::default();
+    let found = observed.datapath.as_ref().unwrap_or(&nothing);
+    // A device that is created now has a new index, whatever its name.
+    let new_device = desired.wireguard.is_some() && observed.wireguard.is_none();
+    if observed.datapath.is_none() || new_device || found.settings != wanted.settings {
+        stage
+            .add
+            .push(DatapathOp::Configure(wanted.settings.clone()).into());
+    }
+    for (id, workload) in &wanted.workloads {
+        if found.workloads.get(id) != Some(workload) {
+            stage
+                .add
+                .push(DatapathOp::SetWorkload(*id, workload.clone()).into());
+        }
+    }
+    for (net, endpoint) in &wanted.ipcache {
+        if found.ipcache.get(net) != Some(endpoint) {
+            stage
+                .add
+                .push(DatapathOp::SetEndpoint(*net, *endpoint).into());
+        }
+    }
+    for net in found
+        .ipcache
+        .keys()
+        .filter(|net| !wanted.ipcache.contains_key(net))
+    {
+        stage.remove.push(DatapathOp::DeleteEndpoint(*net).into());
+    }
+    for id in found
+        .workloads
+        .keys()
+        .filter(|id| !wanted.workloads.contains_key(id))
+    {
+        stage.remove.push(DatapathOp::DeleteWorkload(*id).into());
+    }
+    stage
+}
+
+fn attachments(desired: &State, observed: &State) -> Stage {
+    let nothing = Datapath::default();
+    let wanted = desired.datapath.as_ref().unwrap_or(&nothing);
+    let found = observed.datapath.as_ref().unwrap_or(&nothing);
+    let mut stage = Stage::default();
+    for attachment in &wanted.attachments {
+        if found.object != wanted.object || !found.attachments.contains(attachment) {
+            stage
+                .add
+                .push(DatapathOp::Attach(attachment.clone()).into());
+        }
+    }
+    for attachment in found.attachments.iter().rev() {
+        // A new link under the same pin has replaced it already.
+        let replaced = wanted
+            .attachments
+            .iter()
+            .any(|new| new.pin() == attachment.pin());
+        if !replaced {
+            stage
+                .remove
+                .push(DatapathOp::Detach(attachment.clone()).into());
+        }
+    }
+    stage
+}
+
+/// What opens the way to other nodes: the device goes up, routes lead to it.
+fn tunnel(desired: &State, observed: &State) -> Stage {
+    let mut stage = Stage::default();
+    let found = observed.wireguard.as_ref();
+    if let Some(wanted) = &desired.wireguard {
+        let up = found.is_some_and(|f| f.interface == wanted.interface && f.up);
+        if wanted.up && !up {
+            stage.add.push(change(&wanted.interface, DeviceChange::Up));
+        }
+        // The kernel forgets the routes of a device that is down.
+        for route in &desired.routes {
+            if !(up && observed.routes.contains(route)) {
+                stage.add.push(change(
+                    &route.interface,
+                    DeviceChange::AddRoute(route.destination),
+                ));
+            }
+        }
+    }
+    for route in observed.routes.difference(&desired.routes) {
+        // Those of a device that is being replaced went when it was switched off.
+        let replaced = desired.wireguard.is_some()
+            && found.is_some_and(|f| f.interface == route.interface)
+            && desired.wireguard.as_ref().map(|w| &w.interface) != Some(&route.interface);
+        if !replaced {
+            let removal = DeviceChange::DeleteRoute(route.destination);
+            stage.remove.push(change(&route.interface, removal));
+        }
+    }
+    if let Some(found) = found.filter(|found| found.up && desired.wireguard.is_none()) {
+        stage
+            .remove
+            .push(change(&found.interface, DeviceChange::Down));
+    }
+    stage
+}
+
+fn namespaces(desired: &State, observed: &State) -> Stage {
+    let mut stage = Stage::default();
+    let mode = |state: &State| state.datapath.as_ref().map(|d| d.settings.mode);
+    let seals_more = mode(observed) == Some(Mode::Never) && mode(desired) == Some(Mode::SameNode);
+    for (cookie, wanted) in &desired.namespaces {
+        if let Some(found) = observed.namespaces.get(cookie) {
+            stage
+                .add
+                .extend(take_over(*cookie, wanted, found, seals_more));
+        }
+    }
+    for (cookie, found) in &observed.namespaces {
+        if !desired.namespaces.contains_key(cookie) {
+            stage.remove.extend(give_back(*cookie, found));
+        }
+    }
+    stage
+}
+
+/// The entry comes first, because it keeps what is put back in the end; the take-over comes after
+/// the sysctl, so that no connection is established between the two and missed by both.
+fn take_over(cookie: u64, wanted: &Namespace, found: &Namespace, again: bool) -> Vec<Op> {
+    let (Some(entry), Some(live), Some(now)) =
+        (NetnsEntry::of(cookie, wanted), &wanted.live, &found.live)
+    else {
+        return Vec::new();
+    };
+    let path = &live.path;
+    let is_new = !found.entry.is_some_and(|entry| entry.taken_over);
+    let mut ops = Vec::new();
+    if is_new {
+        let saved = Saved {
+            taken_over: false,
+            ..entry.saved
+        };
+        let begun = NetnsEntry {
+            saved,
+            ..entry.clone()
+        };
+        if NetnsEntry::of(cookie, found).as_ref() != Some(&begun) {
+            ops.push(DatapathOp::SetNetns(begun).into());
+        }
+    } else if NetnsEntry::of(cookie, found).as_ref() != Some(&entry) {
+        ops.push(DatapathOp::SetNetns(entry.clone()).into());
+    }
+    ops.extend(set_mtu(live, now));
+    if now.lowat != live.lowat {
+        ops.push(inside(path, NamespaceChange::SetLowat(live.lowat)));
+    }
+    if is_new || again {
+        ops.push(inside(path, NamespaceChange::TakeOver));
+    }
+    if is_new {
+        ops.push(DatapathOp::SetNetns(entry).into());
+    }
+    ops
+}
+
+/// The entry goes first: without it no new connection is held; those that are get reset while the
+/// sysctl still keeps them from sending.
+fn give_back(cookie: u64, found: &Namespace) -> Vec<Op> {
+    let mut ops = Vec::new();
+    if found.entry.is_some() {
+        ops.push(DatapathOp::DeleteNetns(cookie).into());
+    }
+    let Some(now) = &found.live else {
+        return ops;
+    };
+    let saved = found.entry.unwrap_or(Saved {
+        lowat: DEFAULT_LOWAT,
+        mtu: 0,
+        taken_over: false,
+    });
+    if found.entry.is_some() || now.lowat == 0 {
+        ops.push(inside(&now.path, NamespaceChange::LetGo));
+    }
+    if now.lowat == 0 && saved.lowat != 0 {
+        ops.push(inside(&now.path, NamespaceChange::SetLowat(saved.lowat)));
+    }
+    if saved.mtu != 0 {
+        let before = Live {
+            mtu: saved.mtu,
+            host_mtu: saved.mtu,
+            ..now.clone()
+        };
+        ops.extend(set_mtu(&before, now));
+    }
+    ops
+}
+
+fn set_mtu(wanted: &Live, found: &Live) -> Vec<Op> {
+    let mut ops = Vec::new();
+    if wanted.mtu != found.mtu {
+        let set = NamespaceChange::SetMtu(wanted.interface.clone(), wanted.mtu);
+        ops.push(inside(&wanted.path, set));
+    }
+    if wanted.host_mtu != found.host_mtu {
+        ops.push(change(
+            &wanted.host.name,
+            DeviceChange::SetMtu(wanted.host_mtu),
+        ));
+    }
+    ops
+}
+
+fn change(interface: &InterfaceName, change: DeviceChange) -> Op {
+    Op::Device(DeviceOp {
+        interface: interface.clone(),
+        change,
+    })
+}
+
+fn inside(netns: &AbsolutePath, change: NamespaceChange) -> Op {
+    Op::Namespace(NamespaceOp {
+        netns: netns.clone(),
+        change,
+    })
+}
