@@ -3,4 +3,10 @@
 //! `config` → `desired` → `plan` → `execute` → `report`; `kernel` alone talks to the kernel.
 
 pub mod config;
+pub mod desired;
+pub mod execute;
+pub mod kernel;
+pub mod op;
+pub mod plan;
 pub mod state;
+mod sys;
