@@ -28,8 +28,8 @@
 )]
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
 };
 use std::{
     env,
@@ -214,12 +214,12 @@ impl Read for Bytes {
 
 /// Makes the identities `spiffe://interop.test/client` and `/server`, issued by one CA.
 fn identities(directory: &Path) -> Result<(), Box<dyn Error>> {
-    let mut params = CertificateParams::default();
+    let mut params = named("interop CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let ca = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
     for name in ["client", "server"] {
-        let mut params = CertificateParams::default();
+        let mut params = named(name);
         let id = format!("spiffe://interop.test/{name}");
         params.subject_alt_names = vec![SanType::URI(id.try_into()?)];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -236,4 +236,12 @@ fn identities(directory: &Path) -> Result<(), Box<dyn Error>> {
         fs::write(directory.join("ca.crt"), ca.pem())?;
     }
     Ok(())
+}
+
+/// OpenSSL takes a certificate whose issuer has the same name for a self-signed one.
+fn named(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params
 }
