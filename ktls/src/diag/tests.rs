@@ -3,6 +3,10 @@
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, TcpListener, TcpStream};
 
+use nix::errno::Errno;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{BindToDevice, TcpTlsRx, TcpTlsTx, TcpUlp, TlsCryptoInfo};
+
 use super::*;
 
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
@@ -218,12 +222,7 @@ fn destroys_ipv4_mapped_into_ipv6() {
 #[test]
 fn destroys_a_socket_bound_to_an_interface() {
     let (client, server) = connection("127.0.0.1:0", Ipv4Addr::LOCALHOST.into());
-    nix::sys::socket::setsockopt(
-        &server,
-        nix::sys::socket::sockopt::BindToDevice,
-        &"lo".into(),
-    )
-    .unwrap();
+    setsockopt(&server, BindToDevice, &"lo".into()).unwrap();
     assert_ne!(listed(tuple(&server)).unwrap().interface, 0);
     ends_at_once((client, server));
 }
@@ -244,4 +243,46 @@ fn listening_sockets_are_listed() {
 #[test]
 fn probe_agrees() {
     probe().unwrap();
+}
+
+/// On a kernel with TLS each step of a seal is seen; on one without there is nothing to see.
+#[test]
+fn tls_is_seen_as_it_gets_its_keys() {
+    let (client, _server) = connection("127.0.0.1:0", Ipv4Addr::LOCALHOST.into());
+    let ulp = || listed(tuple(&client)).unwrap().ulp;
+    assert_eq!(ulp(), None);
+    match setsockopt(&client, TcpUlp::default(), b"tls") {
+        Err(Errno::ENOENT) => return assert_eq!(ulp(), None),
+        other => other.unwrap(),
+    }
+    let seen = ulp().unwrap();
+    assert_eq!(seen.name, "tls");
+    let tls = seen.tls.unwrap();
+    assert_eq!((tls.version, tls.cipher), (None, None));
+    assert_eq!(
+        (tls.send, tls.receive),
+        (Direction::Plain, Direction::Plain)
+    );
+
+    let info = libc::tls_crypto_info {
+        version: libc::TLS_1_3_VERSION,
+        cipher_type: libc::TLS_CIPHER_AES_GCM_128,
+    };
+    let keys = TlsCryptoInfo::Aes128Gcm(libc::tls12_crypto_info_aes_gcm_128 {
+        info,
+        iv: [1; 8],
+        key: [2; 16],
+        salt: [3; 4],
+        rec_seq: [0; 8],
+    });
+    setsockopt(&client, TcpTlsTx, &keys).unwrap();
+    let tls = ulp().unwrap().tls.unwrap();
+    assert_eq!((tls.version, tls.cipher), (Some(0x0304), Some(51)));
+    assert_eq!(
+        (tls.send, tls.receive),
+        (Direction::Software, Direction::Plain)
+    );
+    assert!(!tls.is_sealed());
+    setsockopt(&client, TcpTlsRx, &keys).unwrap();
+    assert!(ulp().unwrap().tls.unwrap().is_sealed());
 }

@@ -4,6 +4,9 @@
 //! change of its peer but of its preshared key. `replace_peers` is never used: it ends every
 //! session, even if nothing changed. The device itself is a [`super::link::Link`].
 //!
+//! Any change makes a device that is not there, down and empty: the crate always sends that request
+//! first. [`super::link::create_wireguard`] is still the way to make one, for it says why it cannot be.
+//!
 //! The crate's own types print keys, secret ones too, in `Debug` and in one error; none of them
 //! leaves this file. Copies of a secret inside the crate and the kernel's message are not wiped: they
 //! live as long as one call in a process that exits.
@@ -394,29 +397,9 @@ mod tests {
         assert_eq!(device.peers[&PEER].endpoint, Some(endpoint));
         assert_eq!(device.peers[&other].persistent_keepalive, 25);
 
-        // A secret of the right form: the file of a private key.
+        // A private key's file has the form of a preshared key's.
         let secret = PresharedKey::read(&folder.path().join("private")).unwrap();
-        let narrow = networks(3);
-        let preshared_key = Some(Preshared::Set(&secret));
-        set_peer(
-            interface,
-            PEER,
-            PeerChange {
-                networks: Some(&narrow),
-                preshared_key,
-                ..Default::default()
-            },
-        )
-        .unwrap();
-        let peer = read(interface).unwrap().peers.remove(&PEER).unwrap();
-        assert_eq!((peer.networks, peer.endpoint), (narrow, Some(endpoint)));
-        assert_eq!(peer.preshared_key, Some(secret.digest()));
-        let unset = PeerChange {
-            preshared_key: Some(Preshared::Unset),
-            ..Default::default()
-        };
-        set_peer(interface, PEER, unset).unwrap();
-        assert_eq!(read(interface).unwrap().peers[&PEER].preshared_key, None);
+        changes_one_peer(interface, &secret);
 
         remove_peer(interface, PEER).unwrap();
         remove_peer(interface, PEER).unwrap();
@@ -430,5 +413,30 @@ mod tests {
         );
         link.delete().unwrap();
         assert_eq!(read(interface).unwrap_err().errno(), Some(Errno::ENODEV));
+    }
+
+    fn changes_one_peer(interface: &InterfaceName, secret: &PresharedKey) {
+        let endpoint = read(interface).unwrap().peers[&PEER].endpoint;
+        let narrow = networks(3);
+        let preshared_key = Some(Preshared::Set(secret));
+        set_peer(
+            interface,
+            PEER,
+            PeerChange {
+                networks: Some(&narrow),
+                preshared_key,
+                ..Default::default()
+            },
+        )
+        .unwrap();
+        let peer = read(interface).unwrap().peers.remove(&PEER).unwrap();
+        assert_eq!((peer.networks, peer.endpoint), (narrow, endpoint));
+        assert_eq!(peer.preshared_key, Some(secret.digest()));
+        let unset = PeerChange {
+            preshared_key: Some(Preshared::Unset),
+            ..Default::default()
+        };
+        set_peer(interface, PEER, unset).unwrap();
+        assert_eq!(read(interface).unwrap().peers[&PEER].preshared_key, None);
     }
 }
