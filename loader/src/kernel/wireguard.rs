@@ -1,8 +1,8 @@
 //! The WireGuard device's key, port and peers, by wireguard-control's kernel backend.
 //!
-//! Everything is incremental: only the peer that is named changes, and a session lives through any
-//! change of its peer but of its preshared key. `replace_peers` is never used: it ends every
-//! session, even if nothing changed. The device itself is a [`super::link::Link`].
+//! Everything is incremental: only the peer that is named changes, and sessions live through it.
+//! `replace_peers` is never used: it ends every session, even if nothing changed. The device itself
+//! is a [`super::link::Link`].
 //!
 //! Any change makes a device that is not there, down and empty: the crate always sends that request
 //! first. [`super::link::create_wireguard`] is still the way to make one, for it says why it cannot be.
