@@ -2,6 +2,7 @@
 # image.sh IMAGE (as root): makes the guests' root image, an ext4 of Debian 12 with systemd and the programs
 # that scenarios run. Nothing of ours is in it; the initramfs brings that. No service but systemd's own starts.
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/apt.sh"
 
 image=$1
 
@@ -35,23 +36,13 @@ main() {
 }
 
 install_debian() {
-    local deb="deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
     mmdebstrap --quiet --mode=root --format=directory --variant=essential \
         --include="$(IFS=,; echo "${include[*]}")" \
         --aptopt='APT::Install-Recommends "0"' --aptopt='Acquire::Languages "none"' --dpkgopt=force-unsafe-io \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
         --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' \
         --dpkgopt='path-exclude=/usr/share/i18n/*' --dpkgopt='path-exclude=/usr/lib/x86_64-linux-gnu/gconv/*' \
-        bookworm "$1" \
-        "$deb $(mirror_of bookworm http://deb.debian.org/debian) bookworm main" \
-        "$deb $(mirror_of bookworm-security http://deb.debian.org/debian-security) bookworm-security main"
-}
-
-# Where this machine's apt takes a suite from, else the given address.
-mirror_of() {
-    # shellcheck disable=SC2016 # these are apt's variables
-    apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Identifier: Packages' |
-        awk -v suite="$1" -v uri="$2" '$1 == suite { uri = $2 } END { print uri }'
+        bookworm "$1" "$(source_of bookworm)" "$(source_of bookworm-security)"
 }
 
 configure() {

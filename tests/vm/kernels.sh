@@ -4,19 +4,21 @@
 # Modules are uncompressed and named in the order in which they are to be loaded.
 # Nothing is installed, and the machine's own apt sources, lists and cache are not touched.
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/apt.sh"
 
 line=$1 folder=$2 recipe=$3
 
 # The guest loads all of these; those marked ? only where the kernel has them.
 modules=(virtio_pci virtio_console virtio_net virtio_rng? tls gcm ccm aesni-intel ghash-clmulni-intel? chacha20poly1305
     chacha20-x86_64? poly1305-x86_64? wireguard veth dummy bridge sch_ingress cls_bpf act_bpf? sch_netem? af_packet?
-    inet_diag tcp_diag udp_diag? tun? br_netfilter? tcp_bbr? sctp?)
+    inet_diag tcp_diag udp_diag? tun? br_netfilter? tcp_bbr? sctp? autofs4?)
 
 main() {
     mkdir -p "$folder"
     work=$(mktemp -d "$folder/.new.XXXXXX")
     trap 'rm -rf "$work"' EXIT
-    own_apt
+    own_apt "$work/apt" bookworm bookworm-security bookworm-backports trixie-backports
+    mkdir "$work/deb" "$work/tree"
     case $line in
         6.1) meta=linux-image-cloud-amd64 suite=bookworm ;;
         6.12) meta=linux-image-cloud-amd64 suite=bookworm-backports ;;
@@ -25,7 +27,7 @@ main() {
     esac
     local image version
     image=$(newest "$meta" "$suite")
-    version=$(apt-cache "${apt[@]}" show "$image" | sed -n 's/^Version: //p' | sort -V | tail -n1)
+    version=$(apt-cache "${own_apt_options[@]}" show "$image" | sed -n 's/^Version: //p' | sort -V | tail -n1)
     download "$image" "$version"
     local release=${image#linux-image-}
     mkdir "$work/out" "$work/out/modules"
@@ -39,32 +41,9 @@ main() {
     mv -T "$work/link" "$folder/$line"
 }
 
-# An apt of our own whose sources are the machine's Debian mirror with the suites we need.
-own_apt() {
-    mkdir -p "$work/apt/lists/partial" "$work/apt/cache/archives/partial" "$work/deb" "$work/tree"
-    local deb="deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" main security suite
-    main=$(mirror_of bookworm http://deb.debian.org/debian)
-    security=$(mirror_of bookworm-security http://deb.debian.org/debian-security)
-    for suite in bookworm bookworm-backports trixie-backports; do echo "$deb $main $suite main"; done \
-        > "$work/apt/sources.list"
-    echo "$deb $security bookworm-security main" >> "$work/apt/sources.list"
-    apt=(-q -o "Dir::Etc::sourcelist=$work/apt/sources.list" -o Dir::Etc::sourceparts=/dev/null
-        -o "Dir::State::lists=$work/apt/lists" -o "Dir::Cache=$work/apt/cache" -o APT::Sandbox::User=root
-        -o Dir::Etc::preferencesparts=/dev/null -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false
-        -o APT::Get::List-Cleanup=false -o Acquire::Languages=none)
-    apt-get "${apt[@]}" -qq update
-}
-
-# Where this machine's apt takes a suite from, else the given address.
-mirror_of() {
-    # shellcheck disable=SC2016 # these are apt's variables
-    apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Identifier: Packages' |
-        awk -v suite="$1" -v uri="$2" '$1 == suite { uri = $2 } END { print uri }'
-}
-
 # The newest linux-image package that any version of the meta package in this line depends on.
 newest() {
-    apt-cache "${apt[@]}" show "$1" | sed -n "s/^Depends:.*\(linux-image-${line//./\\.}\.[^ ]*-cloud-amd64\) (= \([^)]*\)).*/\2 \1/p" |
+    apt-cache "${own_apt_options[@]}" show "$1" | sed -n "s/^Depends:.*\(linux-image-${line//./\\.}\.[^ ]*-cloud-amd64\) (= \([^)]*\)).*/\2 \1/p" |
         sort -V | tail -n1 | cut -d' ' -f2 | grep . ||
         { echo "kernels.sh: no kernel of line $line found in $2" >&2; return 1; }
 }
@@ -74,9 +53,9 @@ download() {
     local image=$1 version=$2 release=${1#linux-image-} package
     local wanted=("$image=$version")
     for package in "linux-binary-$release" "linux-modules-$release" "linux-base-$release"; do
-        if apt-cache "${apt[@]}" show "$package" >/dev/null 2>&1; then wanted+=("$package=$version"); fi
+        if apt-cache "${own_apt_options[@]}" show "$package" >/dev/null 2>&1; then wanted+=("$package=$version"); fi
     done
-    (cd "$work/deb" && apt-get "${apt[@]}" -qq download "${wanted[@]}")
+    (cd "$work/deb" && apt-get "${own_apt_options[@]}" -qq download "${wanted[@]}")
     for package in "$work"/deb/*.deb; do dpkg-deb -x "$package" "$work/tree"; done
 }
 

@@ -8,6 +8,7 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$here/apt.sh"
 root=$(cd "$here/../.." && pwd)
 cache=${UNDERSEAL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/underseal}
 
@@ -16,8 +17,8 @@ packages=(
     gcc g++ libc6-dev make ca-certificates git
     # BPF: a rustc with a core library for bpfel-unknown-none, and the LLVM that bpf-linker links
     rustc-web libstd-rust-web-dev-bpf llvm-22 llvm-22-dev libpolly-22-dev zlib1g-dev libzstd-dev
-    # virtual machines: QEMU, and what unpacks kernels and makes the image
-    qemu-system-x86 mmdebstrap debian-archive-keyring zstd xz-utils lz4 kmod e2fsprogs
+    # virtual machines: what unpacks kernels and makes the image (QEMU: see install_qemu)
+    mmdebstrap debian-archive-keyring zstd xz-utils lz4 kmod e2fsprogs
     # checks of systemd/ and nixos/
     systemd nix-bin
 )
@@ -28,6 +29,7 @@ main() {
     exec 9>"$cache/lock"
     flock -n 9 || { say "another setup is running, waiting for it"; flock 9; }
     install_packages
+    install_qemu
     install_linker
     install_kernels
     build_image
@@ -51,6 +53,19 @@ install_packages() {
     local apt=(as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300)
     "${apt[@]}" update
     "${apt[@]}" install -y --no-install-recommends "${missing[@]}"
+}
+
+# Debian 12's own QEMU, 7.2, corrupts the memory of guests with two processors when it emulates (seen with kernel
+# 6.12: oopses in the allocator); 10 does not. It comes from bookworm-backports and takes no library with it.
+install_qemu() {
+    local version
+    version=$(qemu-system-x86_64 --version 2>/dev/null | sed -n 's/^QEMU emulator version \([0-9]*\).*/\1/p')
+    if [ "${version:-0}" -ge 10 ]; then say "QEMU: present"; return; fi
+    say "QEMU: installing from bookworm-backports"
+    own_apt "$cache/apt" bookworm bookworm-security bookworm-backports
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get "${own_apt_options[@]}" -o DPkg::Lock::Timeout=300 \
+        install -y --no-install-recommends qemu-system-x86/bookworm-backports
+    rm -rf "$cache/apt"
 }
 
 # bpf-linker must be linked with the LLVM that is at least as new as the one inside rustc-web.

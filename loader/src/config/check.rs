@@ -57,7 +57,14 @@ fn refused(error: &figment::Error, places: &Tree) -> (std::ops::Range<usize>, St
             (place, format!("unknown key `{field}`; known are: {known}"))
         }
         Kind::MissingField(field) => (places.key(parent()), format!("`{field}` is missing")),
-        kind => (places.value(parent()), kind.to_string()),
+        kind => {
+            // serde speaks of Rust's types.
+            let text = kind.to_string();
+            let text = text.replace("signed int ", "").replace("unsigned int ", "");
+            let text = text.replace("u16", "a number up to 65535");
+            let text = text.replace("u32", "a number up to 4294967295");
+            (places.value(parent()), text)
+        }
     }
 }
 
@@ -150,14 +157,18 @@ impl Checker {
     }
 
     fn node(&mut self, raw: &raw::Node) -> Option<Node> {
-        let node = Node {
-            name: self.value("node.name", &raw.name)?,
-            networks: self.list("node.networks", &raw.networks),
-            uplinks: self.list("node.uplinks", &raw.uplinks),
-            trust_domain: self.value("node.trust_domain", &raw.trust_domain)?,
-            cgroup: self.or("node.cgroup", raw.cgroup.as_deref(), "/sys/fs/cgroup")?,
-        };
-        Some(node)
+        let name = self.value("node.name", &raw.name);
+        let networks = self.list("node.networks", &raw.networks);
+        let uplinks = self.list("node.uplinks", &raw.uplinks);
+        let trust_domain = self.value("node.trust_domain", &raw.trust_domain);
+        let cgroup = self.or("node.cgroup", raw.cgroup.as_deref(), "/sys/fs/cgroup");
+        Some(Node {
+            name: name?,
+            networks,
+            uplinks,
+            trust_domain: trust_domain?,
+            cgroup: cgroup?,
+        })
     }
 
     fn wireguard(&mut self, raw: &raw::Wireguard) -> Option<Wireguard> {

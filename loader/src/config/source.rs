@@ -65,12 +65,12 @@ impl Source {
                     span: e
                         .location()
                         .map_or(0..0, |l| self.offset(l.line(), l.column())),
-                    message: e.to_string(),
+                    message: without_place(e.to_string()),
                 })
             }
             Format::Json => serde_json::from_str(&self.text).map_err(|e| SyntaxError {
                 span: self.offset(e.line() as u64, e.column() as u64),
-                message: e.to_string(),
+                message: without_place(e.to_string()),
             }),
         }
         .map(Values)
@@ -103,6 +103,14 @@ impl Source {
             .nth(columns.saturating_sub(1))
             .map_or(self.text.len() - start, |(at, _)| at);
         start + within..start + within
+    }
+}
+
+/// The message without " at line 1 column 23": the place is told apart from it.
+fn without_place(message: String) -> String {
+    match message.rsplit_once(" at line ") {
+        Some((before, _)) => before.to_owned(),
+        None => message,
     }
 }
 

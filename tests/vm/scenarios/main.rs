@@ -9,9 +9,21 @@ mod systemd_boot;
 mod wire;
 
 const ALL: &[Scenario] = &[
-    Scenario { name: "smoke", machines: 1, run: smoke::run },
-    Scenario { name: "wire", machines: 2, run: wire::run },
-    Scenario { name: "systemd_boot", machines: 1, run: systemd_boot::run },
+    Scenario {
+        name: "smoke",
+        machines: 1,
+        run: smoke::run,
+    },
+    Scenario {
+        name: "wire",
+        machines: 2,
+        run: wire::run,
+    },
+    Scenario {
+        name: "systemd_boot",
+        machines: 1,
+        run: systemd_boot::run,
+    },
 ];
 
 fn main() -> ExitCode {

@@ -25,8 +25,15 @@ assert server.recv(5) == bytes.fromhex('1703030012'), 'no record'
 ";
 
 pub(crate) fn run(lab: &Lab) -> Result<()> {
-    let vm = lab.boot(&VmOptions { programs: &[], ..VmOptions::default() })?;
-    for (folder, kind) in [("/sys/fs/bpf", "bpf_fs"), ("/sys/fs/cgroup", "cgroup2fs"), ("/sys/kernel/tracing", "tracefs")] {
+    let vm = lab.boot(&VmOptions {
+        programs: &[],
+        ..VmOptions::default()
+    })?;
+    for (folder, kind) in [
+        ("/sys/fs/bpf", "bpf_fs"),
+        ("/sys/fs/cgroup", "cgroup2fs"),
+        ("/sys/kernel/tracing", "tracefs"),
+    ] {
         let found = vm.sh(&format!("stat -fc %T {folder}"))?.text();
         ensure!(found == kind, "{folder} is {found}");
     }
@@ -40,17 +47,34 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
     node.add(&vm, &[shop.clone(), cart.clone()])?;
     node.forward(&vm)?;
     vm.put("/srv/page", MARKER.as_bytes(), 0o644)?;
-    vm.inside("cart").spawn("cd /srv && exec python3 -m http.server --bind :: 80")?;
+    vm.inside("cart")
+        .spawn("cd /srv && exec python3 -m http.server --bind :: 80")?;
     cart.wait_for_port(&vm, 80)?;
     let recording = vm.capture(&cart.host_interface())?;
-    for url in [format!("http://{}/page", cart.v4), format!("http://[{}]/page", cart.v6)] {
-        let page = vm.inside("shop").sh(&format!("curl -sS --max-time 20 '{url}'"))?.text();
+    for url in [
+        format!("http://{}/page", cart.v4),
+        format!("http://[{}]/page", cart.v6),
+    ] {
+        let page = vm
+            .inside("shop")
+            .sh(&format!("curl -sS --max-time 20 '{url}'"))?
+            .text();
         ensure!(page == MARKER, "{url} is {page:?}");
     }
     let pcap = recording.stop()?;
-    let question = Question { networks: &node.networks(), wireguard_port: 51871, markers: &[MARKER.as_bytes()] };
+    let question = Question {
+        networks: &node.networks(),
+        wireguard_port: 51871,
+        markers: &[MARKER.as_bytes()],
+    };
     let count = capture::count(&pcap, &question);
-    ensure!(count.streams == 4 && count.marker_hits == 2, "the control finds its plaintext: {count:?}");
-    ensure!(count.plaintext_segments >= 4 && count.tls_records == 0 && count.missing_bytes == 0, "{count:?}");
+    ensure!(
+        count.streams == 4 && count.marker_hits == 2,
+        "the control finds its plaintext: {count:?}"
+    );
+    ensure!(
+        count.plaintext_segments >= 4 && count.tls_records == 0 && count.missing_bytes == 0,
+        "{count:?}"
+    );
     shop.remove(&vm)
 }

@@ -15,9 +15,16 @@ WantedBy=multi-user.target
 ";
 
 pub(crate) fn run(lab: &Lab) -> Result<()> {
-    let vm = lab.boot(&VmOptions { systemd: true, programs: &[], ..VmOptions::default() })?;
+    let vm = lab.boot(&VmOptions {
+        systemd: true,
+        programs: &[],
+        ..VmOptions::default()
+    })?;
     let running = |what: &str| -> Result<()> {
-        let state = vm.node().sh_for("systemctl is-system-running --wait", Duration::from_secs(120));
+        let state = vm.node().sh_for(
+            "systemctl is-system-running --wait",
+            Duration::from_secs(120),
+        );
         let failed = vm.sh("systemctl --failed --no-legend --plain")?.text();
         ensure!(state.is_ok(), "{what}: {state:?} {failed}");
         Ok(())
@@ -27,7 +34,9 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
     vm.sh("systemctl daemon-reload && systemctl enable --now smoke.service && systemctl is-active smoke.service")?;
     vm.reboot()?;
     running("after the reboot")?;
-    let started = vm.sh("systemctl is-active smoke.service; cat /var/lib/smoke")?.text();
+    let started = vm
+        .sh("systemctl is-active smoke.service; cat /var/lib/smoke")?
+        .text();
     ensure!(started == "active\nstarted\nstarted", "{started}");
     Ok(())
 }

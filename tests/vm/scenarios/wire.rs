@@ -27,16 +27,24 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
     a.sh(&format!("ping -c 3 -i 0.1 -W 5 {}", Node(2).v6()))?;
     let seen = wire.pcap(before);
     let icmp = |(_, frame): &&(Duration, Vec<u8>)| {
-        IpPacket::parse(Link::Ethernet, frame).is_some_and(|packet| packet.transport == Transport::Icmp)
+        IpPacket::parse(Link::Ethernet, frame)
+            .is_some_and(|packet| packet.transport == Transport::Icmp)
     };
-    ensure!(seen.packets.iter().filter(icmp).count() >= 12, "{} frames, few of them ICMP", seen.packets.len());
+    ensure!(
+        seen.packets.iter().filter(icmp).count() >= 12,
+        "{} frames, few of them ICMP",
+        seen.packets.len()
+    );
 
     wire.set_filter(|_, _| Fate::Drop);
     let cut = b.try_sh(&format!("ping -c 1 -W 1 {}", Node(1).v4()))?;
     ensure!(cut.code == Some(1), "a ping came through a cut wire");
     wire.set_filter(|_, _| Fate::Delay(Duration::from_millis(300)));
     let late = b.sh(&format!("ping -c 1 -W 5 {}", Node(1).v4()))?.text();
-    ensure!(late.contains("time=") && !late.contains("time=0") && !late.contains("time=1.") , "{late}");
+    ensure!(
+        late.contains("time=") && !late.contains("time=0") && !late.contains("time=1."),
+        "{late}"
+    );
     wire.clear_filter();
     b.sh(&format!("ping -c 1 -W 5 {}", Node(1).v4())).map(drop)
 }

@@ -30,8 +30,13 @@ impl Kernel {
         };
         let folder = cache()?.join("kernels").join(line);
         let release = folder.join("release");
-        let release = fs::read_to_string(&release).with_context(|| missing(&release, "make setup"))?;
-        Ok(Self { line, release: release.trim().to_owned(), folder })
+        let release =
+            fs::read_to_string(&release).with_context(|| missing(&release, "make setup"))?;
+        Ok(Self {
+            line,
+            release: release.trim().to_owned(),
+            folder,
+        })
     }
 
     /// The ELF kernel that QEMU starts.
@@ -77,7 +82,10 @@ pub(crate) fn tools() -> Result<Vec<PathBuf>> {
 
 /// A program under test, from the release build.
 pub(crate) fn program(name: &str) -> Result<PathBuf> {
-    present(target()?.join("release").join(name), "cargo build --release")
+    present(
+        target()?.join("release").join(name),
+        "cargo build --release",
+    )
 }
 
 fn guest_folder() -> Result<PathBuf> {
@@ -87,8 +95,12 @@ fn guest_folder() -> Result<PathBuf> {
 /// Cargo's target folder: the one that this very program lies in.
 fn target() -> Result<PathBuf> {
     let program = env::current_exe()?;
-    let target = program.ancestors().find(|folder| folder.join("CACHEDIR.TAG").exists());
-    Ok(target.with_context(|| format!("{} is in no cargo target folder", program.display()))?.to_owned())
+    let target = program
+        .ancestors()
+        .find(|folder| folder.join("CACHEDIR.TAG").exists());
+    Ok(target
+        .with_context(|| format!("{} is in no cargo target folder", program.display()))?
+        .to_owned())
 }
 
 /// The same folder that `setup.sh` uses.
@@ -99,11 +111,17 @@ fn cache() -> Result<PathBuf> {
     }
     let base = filled("XDG_CACHE_HOME").map(PathBuf::from);
     let base = base.or_else(|| filled("HOME").map(|home| Path::new(&home).join(".cache")));
-    Ok(base.context("none of UNDERSEAL_CACHE, XDG_CACHE_HOME, HOME is set")?.join("underseal"))
+    Ok(base
+        .context("none of UNDERSEAL_CACHE, XDG_CACHE_HOME, HOME is set")?
+        .join("underseal"))
 }
 
 fn present(path: PathBuf, command: &str) -> Result<PathBuf> {
-    if path.exists() { Ok(path) } else { bail!(missing(&path, command)) }
+    if path.exists() {
+        Ok(path)
+    } else {
+        bail!(missing(&path, command))
+    }
 }
 
 fn missing(path: &Path, command: &str) -> String {

@@ -31,8 +31,15 @@ impl<'vm> Recording<'vm> {
     /// # Errors
     /// When the kernel had to drop packets from it: such a recording would prove nothing.
     pub fn stop(self) -> Result<Pcap> {
-        let answer = self.vm.call(Call::CaptureStop { capture: self.number }, std::time::Duration::from_secs(60))?;
-        let Answer::Captured { packets, dropped } = answer else { bail!("not an answer to CaptureStop") };
+        let answer = self.vm.call(
+            Call::CaptureStop {
+                capture: self.number,
+            },
+            std::time::Duration::from_secs(60),
+        )?;
+        let Answer::Captured { packets, dropped } = answer else {
+            bail!("not an answer to CaptureStop")
+        };
         if dropped > 0 {
             bail!("the recording lost {dropped} of {packets} packets");
         }
@@ -94,20 +101,45 @@ pub fn count(pcap: &Pcap, question: &Question<'_>) -> PathCount {
     let mut open: HashMap<(SocketAddr, SocketAddr), Stream> = HashMap::new();
     for (_, packet) in &pcap.packets {
         let parsed = IpPacket::parse(pcap.link, packet);
-        if let Some(IpPacket { source, destination, transport: Transport::Tcp { ports, sequence, syn, payload } }) = parsed {
+        if let Some(IpPacket {
+            source,
+            destination,
+            transport:
+                Transport::Tcp {
+                    ports,
+                    sequence,
+                    syn,
+                    payload,
+                },
+        }) = parsed
+        {
             if !question.concerns(source, destination) {
                 continue;
             }
-            let key = (SocketAddr::new(source, ports.0), SocketAddr::new(destination, ports.1));
+            let key = (
+                SocketAddr::new(source, ports.0),
+                SocketAddr::new(destination, ports.1),
+            );
             // The same ports again may be a new connection; its first number tells.
-            if syn && open.get(&key).is_some_and(|stream| !stream.began_at(sequence)) {
+            if syn
+                && open
+                    .get(&key)
+                    .is_some_and(|stream| !stream.began_at(sequence))
+            {
                 finish(open.remove(&key), &mut count, question);
             }
             open.entry(key).or_default().add(sequence, syn, payload);
             continue;
         }
         count.marker_hits += hits(packet, question.markers);
-        let Some(IpPacket { source, destination, transport }) = parsed else { continue };
+        let Some(IpPacket {
+            source,
+            destination,
+            transport,
+        }) = parsed
+        else {
+            continue;
+        };
         match transport {
             Transport::Udp { ports, payload } if is_wireguard(ports, payload, question) => {
                 count.wireguard_packets += 1;
@@ -134,7 +166,11 @@ fn finish(stream: Option<Stream>, count: &mut PathCount, question: &Question<'_>
     count.plaintext_segments += walked.plaintext_segments;
     count.plaintext_bytes += walked.plaintext_bytes;
     count.missing_bytes += walked.missing_bytes;
-    count.marker_hits += walked.pieces.iter().map(|piece| hits(piece, question.markers)).sum::<u64>();
+    count.marker_hits += walked
+        .pieces
+        .iter()
+        .map(|piece| hits(piece, question.markers))
+        .sum::<u64>();
 }
 
 /// Every WireGuard message begins with its type, 1 to 4, and three zeroes.
@@ -144,21 +180,37 @@ fn is_wireguard(ports: (u16, u16), payload: &[u8], question: &Question<'_>) -> b
 }
 
 fn hits(bytes: &[u8], markers: &[&[u8]]) -> u64 {
-    let count = |marker: &&[u8]| bytes.windows(marker.len()).filter(|window| window == marker).count() as u64;
-    markers.iter().filter(|marker| !marker.is_empty()).map(count).sum()
+    let count = |marker: &&[u8]| {
+        bytes
+            .windows(marker.len())
+            .filter(|window| window == marker)
+            .count() as u64
+    };
+    markers
+        .iter()
+        .filter(|marker| !marker.is_empty())
+        .map(count)
+        .sum()
 }
 
 impl Question<'_> {
     fn concerns(&self, source: IpAddr, destination: IpAddr) -> bool {
-        self.networks.iter().any(|&network| contains(network, source) || contains(network, destination))
+        self.networks
+            .iter()
+            .any(|&network| contains(network, source) || contains(network, destination))
     }
 }
 
 fn contains((network, length): (IpAddr, u8), address: IpAddr) -> bool {
-    let same = |a: u128, b: u128, bits: u8| length == 0 || (a ^ b) >> (bits - length.min(bits)) == 0;
+    let same =
+        |a: u128, b: u128, bits: u8| length == 0 || (a ^ b) >> (bits - length.min(bits)) == 0;
     match (network, address) {
-        (IpAddr::V4(network), IpAddr::V4(address)) => same(network.to_bits().into(), address.to_bits().into(), 32),
-        (IpAddr::V6(network), IpAddr::V6(address)) => same(network.to_bits(), address.to_bits(), 128),
+        (IpAddr::V4(network), IpAddr::V4(address)) => {
+            same(network.to_bits().into(), address.to_bits().into(), 32)
+        }
+        (IpAddr::V6(network), IpAddr::V6(address)) => {
+            same(network.to_bits(), address.to_bits(), 128)
+        }
         _ => false,
     }
 }

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
-    SanType, string::Ia5String,
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, SanType, string::Ia5String,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -42,11 +42,15 @@ impl Authority {
     /// When the key cannot be made.
     pub fn new(name: &str) -> Result<Self> {
         let mut parameters = CertificateParams::new(Vec::new())?;
-        parameters.distinguished_name.push(rcgen::DnType::CommonName, name);
+        parameters
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         limit(&mut parameters, Validity::Now);
-        Ok(Self { issuer: CertifiedIssuer::self_signed(parameters, KeyPair::generate()?)? })
+        Ok(Self {
+            issuer: CertifiedIssuer::self_signed(parameters, KeyPair::generate()?)?,
+        })
     }
 
     /// Its own certificate, PEM.
@@ -62,12 +66,19 @@ impl Authority {
         let mut parameters = CertificateParams::new(Vec::new())?;
         parameters.subject_alt_names = vec![SanType::URI(Ia5String::try_from(spiffe_id)?)];
         parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        parameters.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ClientAuth,
+            ExtendedKeyUsagePurpose::ServerAuth,
+        ];
         parameters.use_authority_key_identifier_extension = true;
         limit(&mut parameters, validity);
         let key = KeyPair::generate()?;
         let certificate = parameters.signed_by(&key, &self.issuer)?.pem();
-        Ok(Identity { certificate, key: key.serialize_pem(), authority: self.certificate() })
+        Ok(Identity {
+            certificate,
+            key: key.serialize_pem(),
+            authority: self.certificate(),
+        })
     }
 }
 
@@ -77,9 +88,17 @@ impl Identity {
     /// # Errors
     /// When the guest cannot.
     pub fn put(&self, vm: &Vm, folder: &str) -> Result<()> {
-        vm.put(&format!("{folder}/tls.crt"), self.certificate.as_bytes(), 0o644)?;
+        vm.put(
+            &format!("{folder}/tls.crt"),
+            self.certificate.as_bytes(),
+            0o644,
+        )?;
         vm.put(&format!("{folder}/tls.key"), self.key.as_bytes(), 0o600)?;
-        vm.put(&format!("{folder}/ca.crt"), self.authority.as_bytes(), 0o644)
+        vm.put(
+            &format!("{folder}/ca.crt"),
+            self.authority.as_bytes(),
+            0o644,
+        )
     }
 }
 

@@ -14,7 +14,10 @@ const CHARACTER_DEVICE: u32 = 0o020_600;
 impl Initramfs {
     /// An archive that has only `/dev/console`, without which PID 1 starts with no output.
     pub(crate) fn new() -> Self {
-        let mut new = Self { archive: Vec::new(), entries: 0 };
+        let mut new = Self {
+            archive: Vec::new(),
+            entries: 0,
+        };
         new.folder("dev");
         new.entry("dev/console", CHARACTER_DEVICE, &[], (5, 1));
         new
@@ -40,8 +43,19 @@ impl Initramfs {
         self.entries += 1;
         let (links, owner, time, check) = (1, 0, 0, 0);
         let fields = [
-            self.entries, mode, owner, owner, links, time, data.len() as u32, // at most 4 GiB by the format
-            0, 0, device.0, device.1, path.len() as u32 + 1, check,
+            self.entries,
+            mode,
+            owner,
+            owner,
+            links,
+            time,
+            data.len() as u32, // at most 4 GiB by the format
+            0,
+            0,
+            device.0,
+            device.1,
+            path.len() as u32 + 1,
+            check,
         ];
         self.archive.extend(b"070701");
         for field in fields {
@@ -55,7 +69,8 @@ impl Initramfs {
     }
 
     fn align(&mut self) {
-        self.archive.resize(self.archive.len().next_multiple_of(4), 0);
+        self.archive
+            .resize(self.archive.len().next_multiple_of(4), 0);
     }
 }
 
@@ -69,7 +84,10 @@ mod tests {
         archive.file("init", b"12345");
         let bytes = archive.finish();
         assert_eq!(bytes.len() % 4, 0);
-        let at = bytes.windows(4).position(|window| window == b"init").unwrap();
+        let at = bytes
+            .windows(4)
+            .position(|window| window == b"init")
+            .unwrap();
         // 110 bytes of header, then the name with its zero, then padding to four.
         assert_eq!((at - 110) % 4, 0);
         assert_eq!(&bytes[(at + 5).next_multiple_of(4)..][..5], b"12345");

@@ -33,7 +33,10 @@ pub struct Lab {
 impl Lab {
     /// A lab without machines.
     pub fn new(kernel: Kernel) -> Self {
-        Self { kernel, machines: Mutex::default() }
+        Self {
+            kernel,
+            machines: Mutex::default(),
+        }
     }
 
     /// Starts a machine; the lab ends it, and checks that its kernel stayed healthy.
@@ -42,7 +45,10 @@ impl Lab {
     /// As [`Vm::boot`].
     pub fn boot(&self, options: &VmOptions) -> Result<Arc<Vm>> {
         let vm = Arc::new(Vm::boot(&self.kernel, options)?);
-        self.machines.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&vm));
+        self.machines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::clone(&vm));
         Ok(vm)
     }
 
@@ -52,10 +58,18 @@ impl Lab {
     /// As [`Vm::boot`].
     pub fn boot_all<const N: usize>(&self, options: &[VmOptions; N]) -> Result<[Arc<Vm>; N]> {
         let booted = std::thread::scope(|scope| {
-            let threads: Vec<_> = options.iter().map(|options| scope.spawn(|| self.boot(options))).collect();
-            threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("boot panicked"))?).collect::<Result<Vec<_>>>()
+            let threads: Vec<_> = options
+                .iter()
+                .map(|options| scope.spawn(|| self.boot(options)))
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().map_err(|_| anyhow!("boot panicked"))?)
+                .collect::<Result<Vec<_>>>()
         })?;
-        booted.try_into().map_err(|_| anyhow!("machines are missing"))
+        booted
+            .try_into()
+            .map_err(|_| anyhow!("machines are missing"))
     }
 
     /// Runs `scenario` and ends all machines.
@@ -66,8 +80,10 @@ impl Lab {
         let result = scenario(self);
         let machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = result {
-            let consoles: Vec<_> =
-                machines.iter().map(|vm| format!("console of {}:\n{}", vm.name(), vm.console_tail())).collect();
+            let consoles: Vec<_> = machines
+                .iter()
+                .map(|vm| format!("console of {}:\n{}", vm.name(), vm.console_tail()))
+                .collect();
             return Err(anyhow!("{error:#}\n{}", consoles.join("\n")));
         }
         machines.iter().try_for_each(|vm| vm.finish())
@@ -87,16 +103,29 @@ pub fn run(scenarios: &'static [Scenario]) -> ExitCode {
     };
     let trials = trials.into_iter().flat_map(|kernel| {
         let processors = Arc::clone(&processors);
-        scenarios.iter().map(move |scenario| trial(kernel.clone(), scenario, Arc::clone(&processors)))
+        scenarios
+            .iter()
+            .map(move |scenario| trial(kernel.clone(), scenario, Arc::clone(&processors)))
     });
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
 
 fn kernels() -> Result<Vec<Kernel>> {
     let wanted = env::var("KERNELS").unwrap_or_default();
-    let wanted: Vec<_> = wanted.split(',').map(str::trim).filter(|line| !line.is_empty()).collect();
-    let lines = if wanted.is_empty() { LINES.to_vec() } else { wanted };
-    lines.into_iter().map(|line| Kernel::find(line).with_context(|| format!("kernel {line}"))).collect()
+    let wanted: Vec<_> = wanted
+        .split(',')
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    let lines = if wanted.is_empty() {
+        LINES.to_vec()
+    } else {
+        wanted
+    };
+    lines
+        .into_iter()
+        .map(|line| Kernel::find(line).with_context(|| format!("kernel {line}")))
+        .collect()
 }
 
 fn failing(error: &anyhow::Error) -> Trial {
@@ -110,7 +139,9 @@ fn trial(kernel: Kernel, scenario: &'static Scenario, processors: Arc<Processors
         let started = Instant::now();
         let shown = std::panic::catch_unwind(|| Lab::new(kernel).show(scenario.run));
         let result = shown.unwrap_or_else(|_| Err(anyhow!("panicked")));
-        result.map_err(|error| format!("after {:.1} s: {error:#}", started.elapsed().as_secs_f32()).into())
+        result.map_err(|error| {
+            format!("after {:.1} s: {error:#}", started.elapsed().as_secs_f32()).into()
+        })
     })
 }
 
@@ -126,13 +157,20 @@ struct Taken<'a>(&'a Processors, usize);
 impl Processors {
     fn new() -> Self {
         let all = available_parallelism().map_or(2, usize::from).max(2);
-        Self { free: Mutex::new(all), changed: Condvar::new(), all }
+        Self {
+            free: Mutex::new(all),
+            changed: Condvar::new(),
+            all,
+        }
     }
 
     fn take(&self, count: usize) -> Taken<'_> {
         let count = count.min(self.all);
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut free = self.changed.wait_while(free, |free| *free < count).unwrap_or_else(PoisonError::into_inner);
+        let mut free = self
+            .changed
+            .wait_while(free, |free| *free < count)
+            .unwrap_or_else(PoisonError::into_inner);
         *free -= count;
         Taken(self, count)
     }

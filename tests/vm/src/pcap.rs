@@ -57,10 +57,17 @@ impl Pcap {
             Link::Ethernet => 1,
             Link::Ip => 101,
         };
-        let mut file: Vec<u8> = [MAGIC, 2 | 4 << 16, 0, 0, 1 << 20, link].into_iter().flat_map(u32::to_le_bytes).collect();
+        let mut file: Vec<u8> = [MAGIC, 2 | 4 << 16, 0, 0, 1 << 20, link]
+            .into_iter()
+            .flat_map(u32::to_le_bytes)
+            .collect();
         for (time, packet) in &self.packets {
             let length = packet.len() as u32;
-            file.extend([time.as_secs() as u32, time.subsec_micros(), length, length].into_iter().flat_map(u32::to_le_bytes));
+            file.extend(
+                [time.as_secs() as u32, time.subsec_micros(), length, length]
+                    .into_iter()
+                    .flat_map(u32::to_le_bytes),
+            );
             file.extend(packet);
         }
         file
@@ -129,7 +136,8 @@ impl<'a> IpPacket<'a> {
 
     fn v4(ip: &'a [u8]) -> Option<Self> {
         let header = usize::from(ip[0] & 15) * 4;
-        let address = |at: usize| Some(IpAddr::from(<[u8; 4]>::try_from(ip.get(at..at + 4)?).ok()?));
+        let address =
+            |at: usize| Some(IpAddr::from(<[u8; 4]>::try_from(ip.get(at..at + 4)?).ok()?));
         let (source, destination) = (address(12)?, address(16)?);
         // Ethernet pads short frames; a length of zero means that offloading made it too long for the field.
         let length = match usize::from(half(ip, 2)?) {
@@ -141,11 +149,19 @@ impl<'a> IpPacket<'a> {
             Some(payload) if !fragment => Transport::parse(ip[9], payload),
             _ => Transport::Other,
         };
-        Some(Self { source, destination, transport })
+        Some(Self {
+            source,
+            destination,
+            transport,
+        })
     }
 
     fn v6(ip: &'a [u8]) -> Option<Self> {
-        let address = |at: usize| Some(IpAddr::from(<[u8; 16]>::try_from(ip.get(at..at + 16)?).ok()?));
+        let address = |at: usize| {
+            Some(IpAddr::from(
+                <[u8; 16]>::try_from(ip.get(at..at + 16)?).ok()?,
+            ))
+        };
         let (source, destination) = (address(8)?, address(24)?);
         let length = match usize::from(half(ip, 4)?) {
             0 => ip.len(),
@@ -153,11 +169,17 @@ impl<'a> IpPacket<'a> {
         };
         let (mut next, mut rest) = (ip[6], ip.get(40..length)?);
         // Hop-by-hop, routing and destination options say their own length in units of eight bytes.
-        while let (0 | 43 | 60, Some(&[following, units, ..])) = (next, rest.first_chunk::<2>().map(|chunk| chunk as &[u8])) {
+        while let (0 | 43 | 60, Some(&[following, units, ..])) =
+            (next, rest.first_chunk::<2>().map(|chunk| chunk as &[u8]))
+        {
             next = following;
             rest = rest.get((usize::from(units) + 1) * 8..).unwrap_or_default();
         }
-        Some(Self { source, destination, transport: Transport::parse(next, rest) })
+        Some(Self {
+            source,
+            destination,
+            transport: Transport::parse(next, rest),
+        })
     }
 }
 
@@ -183,7 +205,10 @@ impl<'a> Transport<'a> {
     }
 
     fn udp(datagram: &'a [u8]) -> Option<Self> {
-        Some(Self::Udp { ports: (half(datagram, 0)?, half(datagram, 2)?), payload: datagram.get(8..)? })
+        Some(Self::Udp {
+            ports: (half(datagram, 0)?, half(datagram, 2)?),
+            payload: datagram.get(8..)?,
+        })
     }
 }
 
@@ -198,19 +223,33 @@ mod tests {
 
     #[test]
     fn a_file_survives() {
-        let packets = vec![(Duration::from_micros(1_000_002), vec![1, 2, 3]), (Duration::from_secs(2), vec![])];
-        let pcap = Pcap { link: Link::Ip, packets };
+        let packets = vec![
+            (Duration::from_micros(1_000_002), vec![1, 2, 3]),
+            (Duration::from_secs(2), vec![]),
+        ];
+        let pcap = Pcap {
+            link: Link::Ip,
+            packets,
+        };
         assert_eq!(Pcap::parse(&pcap.to_bytes()).unwrap(), pcap);
         assert!(Pcap::parse(&pcap.to_bytes()[..45]).is_err());
     }
 
     #[test]
     fn padding_and_extension_headers_are_left_out() {
-        let mut v4 = vec![0x45, 0, 0, 30, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+        let mut v4 = vec![
+            0x45, 0, 0, 30, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+        ];
         v4.extend([0, 1, 0, 2, 0, 10, 0, 0, 7, 8]);
         v4.extend([0; 16]);
-        let IpPacket { transport: Transport::Udp { ports: (1, 2), payload: [7, 8] }, .. } =
-            IpPacket::parse(Link::Ip, &v4).unwrap()
+        let IpPacket {
+            transport:
+                Transport::Udp {
+                    ports: (1, 2),
+                    payload: [7, 8],
+                },
+            ..
+        } = IpPacket::parse(Link::Ip, &v4).unwrap()
         else {
             panic!()
         };
@@ -218,7 +257,12 @@ mod tests {
         v6.extend([0; 32]);
         v6.extend([17, 0, 0, 0, 0, 0, 0, 0]);
         v6.extend([0, 1, 0, 2, 0, 10, 0, 0, 7, 8]);
-        let IpPacket { transport: Transport::Udp { payload: [7, 8], .. }, .. } = IpPacket::parse(Link::Ip, &v6).unwrap()
+        let IpPacket {
+            transport: Transport::Udp {
+                payload: [7, 8], ..
+            },
+            ..
+        } = IpPacket::parse(Link::Ip, &v6).unwrap()
         else {
             panic!()
         };

@@ -32,7 +32,12 @@ pub(crate) struct Qemu {
 
 impl Qemu {
     /// Starts a machine whose agent port is connected to the unix socket `agent`, and whose files lie in `folder`.
-    pub(crate) fn start(kernel: &Kernel, options: &VmOptions, folder: &Path, agent: &Path) -> Result<Self> {
+    pub(crate) fn start(
+        kernel: &Kernel,
+        options: &VmOptions,
+        folder: &Path,
+        agent: &Path,
+    ) -> Result<Self> {
         let initramfs = folder.join("initramfs");
         fs::write(&initramfs, archive(kernel, options)?)?;
         let errors = folder.join("qemu.stderr");
@@ -47,7 +52,12 @@ impl Qemu {
         let console = Arc::new(Console::default());
         watch(Arc::clone(&console), output, Arc::clone(&child));
         let alive = end_after(options.deadline, Arc::clone(&child));
-        Ok(Self { child, console, errors, _alive: alive })
+        Ok(Self {
+            child,
+            console,
+            errors,
+            _alive: alive,
+        })
     }
 
     /// What the guest kernel has printed.
@@ -75,7 +85,9 @@ impl Qemu {
             match self.ended() {
                 Some(status) if status.success() => return Ok(()),
                 Some(status) => bail!("QEMU ended with {status}: {}", self.errors()),
-                None if started.elapsed() > timeout => bail!("the machine did not power off in {timeout:?}"),
+                None if started.elapsed() > timeout => {
+                    bail!("the machine did not power off in {timeout:?}")
+                }
                 None => sleep(Duration::from_millis(5)),
             }
         }
@@ -122,25 +134,72 @@ fn lock(child: &Mutex<Child>) -> std::sync::MutexGuard<'_, Child> {
     child.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn command(kernel: &Kernel, options: &VmOptions, initramfs: &Path, agent: &Path) -> Result<Command> {
+fn command(
+    kernel: &Kernel,
+    options: &VmOptions,
+    initramfs: &Path,
+    agent: &Path,
+) -> Result<Command> {
     let mut qemu = Command::new("qemu-system-x86_64");
     // KVM is never used: results and timing are the same on every machine, and tests may run inside one.
-    qemu.args(["-M", "q35", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max"])
-        .args(["-nodefaults", "-no-user-config", "-display", "none"])
-        .args(["-smp", &options.cpus.to_string(), "-m", &options.memory_mib.to_string()])
-        .arg("-kernel")
-        .arg(kernel.image())
-        .arg("-initrd")
-        .arg(initramfs)
-        .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
-        .args(["-device", "virtio-serial-pci", "-chardev", &format!("socket,id=agent,path={}", agent.display())])
-        .args(["-device", &format!("virtserialport,chardev=agent,name={PORT}")])
-        .args(["-drive", &format!("file={},format=raw,if=none,id=root,snapshot=on", artifacts::root_image()?.display())])
-        .args(["-device", "nvme,drive=root,serial=root"])
-        .args(["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"]);
+    qemu.args([
+        "-M",
+        "q35",
+        "-accel",
+        "tcg,thread=multi,tb-size=256",
+        "-cpu",
+        "max",
+    ])
+    .args(["-nodefaults", "-no-user-config", "-display", "none"])
+    .args([
+        "-smp",
+        &options.cpus.to_string(),
+        "-m",
+        &options.memory_mib.to_string(),
+    ])
+    .arg("-kernel")
+    .arg(kernel.image())
+    .arg("-initrd")
+    .arg(initramfs)
+    .args([
+        "-chardev",
+        "stdio,id=console,signal=off",
+        "-serial",
+        "chardev:console",
+    ])
+    .args([
+        "-device",
+        "virtio-serial-pci",
+        "-chardev",
+        &format!("socket,id=agent,path={}", agent.display()),
+    ])
+    .args([
+        "-device",
+        &format!("virtserialport,chardev=agent,name={PORT}"),
+    ])
+    .args([
+        "-drive",
+        &format!(
+            "file={},format=raw,if=none,id=root,snapshot=on",
+            artifacts::root_image()?.display()
+        ),
+    ])
+    .args(["-device", "nvme,drive=root,serial=root"])
+    .args([
+        "-object",
+        "rng-random,id=rng,filename=/dev/urandom",
+        "-device",
+        "virtio-rng-pci,rng=rng",
+    ]);
     for (number, port) in options.nics.iter().enumerate() {
         qemu.args(["-netdev", &port.netdev(&format!("n{number}"))]);
-        qemu.args(["-device", &format!("virtio-net-pci,netdev=n{number},mac={},romfile=", port.mac())]);
+        qemu.args([
+            "-device",
+            &format!(
+                "virtio-net-pci,netdev=n{number},mac={},romfile=",
+                port.mac()
+            ),
+        ]);
     }
     let mut line = format!("{CMDLINE} {}", options.cmdline.join(" "));
     if options.systemd {
@@ -161,7 +220,10 @@ fn archive(kernel: &Kernel, options: &VmOptions) -> Result<Vec<u8>> {
     for path in kernel.modules()? {
         let name = file_name(&path)?;
         // Names are NUMBER-MODULE.ko.
-        let module = name.split_once('-').map_or(name, |(_, module)| module).trim_end_matches(".ko");
+        let module = name
+            .split_once('-')
+            .map_or(name, |(_, module)| module)
+            .trim_end_matches(".ko");
         if !options.without_modules.contains(&module) {
             archive.file(&format!("modules/{name}"), &fs::read(&path)?);
         }
@@ -178,5 +240,7 @@ fn archive(kernel: &Kernel, options: &VmOptions) -> Result<Vec<u8>> {
 }
 
 fn file_name(path: &Path) -> Result<&str> {
-    path.file_name().and_then(|name| name.to_str()).with_context(|| format!("odd file name {}", path.display()))
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .with_context(|| format!("odd file name {}", path.display()))
 }

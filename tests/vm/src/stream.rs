@@ -46,10 +46,15 @@ impl Stream {
         // A SYN takes a number of its own; its data, if any, comes after.
         let sequence = sequence.wrapping_add(syn.into());
         // Numbers wrap around, so a segment is placed by its distance from the one before.
-        let offset = self.last.map_or(0, |(last, offset)| offset + i64::from(sequence.wrapping_sub(last) as i32));
+        let offset = self.last.map_or(0, |(last, offset)| {
+            offset + i64::from(sequence.wrapping_sub(last) as i32)
+        });
         self.last = Some((sequence, offset));
         if !payload.is_empty() {
-            self.segments.push(Segment { offset, data: payload.to_vec() });
+            self.segments.push(Segment {
+                offset,
+                data: payload.to_vec(),
+            });
         }
     }
 
@@ -85,7 +90,10 @@ enum State {
 
 impl Default for State {
     fn default() -> Self {
-        Self::Header { seen: [0; HEADER], count: 0 }
+        Self::Header {
+            seen: [0; HEADER],
+            count: 0,
+        }
     }
 }
 
@@ -106,7 +114,10 @@ impl Walk {
             self.state = State::Lost;
         } else {
             // Sent again, at least in part. Were it other bytes than before, somebody could have read one of them.
-            let before = self.piece().get((segment.offset - self.start) as usize..).unwrap_or_default();
+            let before = self
+                .piece()
+                .get((segment.offset - self.start) as usize..)
+                .unwrap_or_default();
             let again = before.len().min(new.len());
             let differ = before[..again] != new[..again];
             new = &new[again..];
@@ -116,7 +127,11 @@ impl Walk {
                 self.walked.pieces.insert(place, segment.data.clone());
             }
         }
-        self.walked.pieces.last_mut().into_iter().for_each(|piece| piece.extend(new));
+        self.walked
+            .pieces
+            .last_mut()
+            .into_iter()
+            .for_each(|piece| piece.extend(new));
         plaintext += self.bytes(new);
         self.walked.plaintext_bytes += plaintext;
         self.walked.plaintext_segments += u64::from(plaintext > 0);
@@ -142,9 +157,16 @@ impl Walk {
                     let part = left.min(new.len());
                     new = &new[part..];
                     self.walked.record_bytes += part as u64;
-                    self.state = if part == left { State::default() } else { State::Record(left - part) };
+                    self.state = if part == left {
+                        State::default()
+                    } else {
+                        State::Record(left - part)
+                    };
                 }
-                State::Header { mut seen, mut count } => {
+                State::Header {
+                    mut seen,
+                    mut count,
+                } => {
                     let part = (HEADER - count).min(new.len());
                     seen[count..count + part].copy_from_slice(&new[..part]);
                     (count, new) = (count + part, &new[part..]);
@@ -174,9 +196,15 @@ impl Walk {
 
 /// Whether bytes can be the start of a record of application data, which in TLS 1.3 all are after the handshake.
 fn begins_record(seen: &[u8]) -> bool {
-    let begins = seen.iter().zip([0x17, 3, 3]).all(|(byte, expected)| *byte == expected);
+    let begins = seen
+        .iter()
+        .zip([0x17, 3, 3])
+        .all(|(byte, expected)| *byte == expected);
     // A record has at least its content type and a tag of 16 bytes.
-    begins && seen.try_into().map_or(true, |header| (17..=LONGEST).contains(&length(header)))
+    begins
+        && seen
+            .try_into()
+            .map_or(true, |header| (17..=LONGEST).contains(&length(header)))
 }
 
 fn length(header: [u8; HEADER]) -> usize {
@@ -205,10 +233,24 @@ mod tests {
     #[test]
     fn records_across_segments_out_of_order_and_wrapped() {
         let bytes = [record(100), record(17), record(LONGEST)].concat();
-        let walked = walk(&[(3, &bytes[3..110]), (0, &bytes[..3]), (108, &bytes[108..]), (3, &bytes[3..50])]);
+        let walked = walk(&[
+            (3, &bytes[3..110]),
+            (0, &bytes[..3]),
+            (108, &bytes[108..]),
+            (3, &bytes[3..50]),
+        ]);
         let expected = (3, bytes.len() as u64, 0, 0);
-        let Walked { records, record_bytes, plaintext_bytes, missing_bytes, .. } = walked;
-        assert_eq!((records, record_bytes, plaintext_bytes, missing_bytes), expected);
+        let Walked {
+            records,
+            record_bytes,
+            plaintext_bytes,
+            missing_bytes,
+            ..
+        } = walked;
+        assert_eq!(
+            (records, record_bytes, plaintext_bytes, missing_bytes),
+            expected
+        );
         assert_eq!(walked.pieces, [bytes]);
     }
 
@@ -216,32 +258,66 @@ mod tests {
     fn plaintext_between_records_is_found_and_records_after_it_too() {
         let (first, last) = (record(20), record(30));
         let walked = walk(&[(0, &first), (25, b"GET / HTTP/1.1"), (39, &last)]);
-        assert_eq!((walked.records, walked.plaintext_segments, walked.plaintext_bytes), (2, 1, 14));
+        assert_eq!(
+            (
+                walked.records,
+                walked.plaintext_segments,
+                walked.plaintext_bytes
+            ),
+            (2, 1, 14)
+        );
     }
 
     #[test]
     fn plaintext_after_a_record_in_one_segment_counts() {
         let walked = walk(&[(0, &[record(20), b"hello".to_vec()].concat())]);
-        assert_eq!((walked.records, walked.plaintext_segments, walked.plaintext_bytes), (1, 1, 5));
+        assert_eq!(
+            (
+                walked.records,
+                walked.plaintext_segments,
+                walked.plaintext_bytes
+            ),
+            (1, 1, 5)
+        );
     }
 
     #[test]
     fn lengths_that_no_record_has_are_plaintext() {
-        let walked = walk(&[(0, &[0x17, 3, 3, 0, 16, 1, 2, 3]), (8, &[0x17, 3, 3, 0x7f, 0xff, 1])]);
-        assert_eq!((walked.records, walked.plaintext_segments, walked.plaintext_bytes), (0, 2, 14));
+        let walked = walk(&[
+            (0, &[0x17, 3, 3, 0, 16, 1, 2, 3]),
+            (8, &[0x17, 3, 3, 0x7f, 0xff, 1]),
+        ]);
+        assert_eq!(
+            (
+                walked.records,
+                walked.plaintext_segments,
+                walked.plaintext_bytes
+            ),
+            (0, 2, 14)
+        );
     }
 
     #[test]
     fn holes_are_counted() {
         let walked = walk(&[(0, &record(20)), (30, b"x"), (31, &record(20))]);
-        assert_eq!((walked.records, walked.missing_bytes, walked.plaintext_bytes), (2, 5, 1));
+        assert_eq!(
+            (walked.records, walked.missing_bytes, walked.plaintext_bytes),
+            (2, 5, 1)
+        );
         assert_eq!(walked.pieces.len(), 2);
     }
 
     #[test]
     fn other_bytes_in_the_same_place_count() {
         let walked = walk(&[(0, &record(20)), (0, b"secret")]);
-        assert_eq!((walked.records, walked.plaintext_segments, walked.plaintext_bytes), (1, 1, 6));
+        assert_eq!(
+            (
+                walked.records,
+                walked.plaintext_segments,
+                walked.plaintext_bytes
+            ),
+            (1, 1, 6)
+        );
         assert!(walked.pieces.contains(&b"secret".to_vec()));
         let walked = walk(&[(0, b"secret"), (0, &record(20))]);
         assert!(walked.plaintext_segments >= 1 && walked.plaintext_bytes >= 6);

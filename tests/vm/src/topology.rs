@@ -41,13 +41,20 @@ impl Node {
     /// Networks of its workloads, with the lengths of their prefixes.
     pub fn networks(self) -> [(IpAddr, u8); 2] {
         let v6 = Ipv6Addr::new(0xfd00, self.0.into(), 0, 0, 0, 0, 0, 0);
-        [(Ipv4Addr::new(10, self.0, 0, 0).into(), 24), (v6.into(), 64)]
+        [
+            (Ipv4Addr::new(10, self.0, 0, 0).into(), 24),
+            (v6.into(), 64),
+        ]
     }
 
     /// The workload of this node with a name and a number from 2 to 254, which its addresses end with.
     pub fn workload(self, name: &str, number: u8) -> Workload {
         let v6 = Ipv6Addr::new(0xfd00, self.0.into(), 0, 0, 0, 0, 0, number.into());
-        Workload { name: name.to_owned(), v4: Ipv4Addr::new(10, self.0, 0, number), v6 }
+        Workload {
+            name: name.to_owned(),
+            v4: Ipv4Addr::new(10, self.0, 0, number),
+            v6,
+        }
     }
 
     /// Sets up the interface to the other nodes, `eth0`.
@@ -56,7 +63,10 @@ impl Node {
     /// When the guest cannot.
     pub fn uplink(self, vm: &Vm) -> Result<()> {
         let (v4, v6) = (self.v4(), self.v6());
-        vm.sh(&format!("ip link set eth0 up; ip addr add {v4}/24 dev eth0; ip addr add {v6}/64 dev eth0 nodad")).map(drop)
+        vm.sh(&format!(
+            "ip link set eth0 up; ip addr add {v4}/24 dev eth0; ip addr add {v6}/64 dev eth0 nodad"
+        ))
+        .map(drop)
     }
 
     /// Makes network namespace, veth pair, addresses and routes of workloads.
@@ -75,7 +85,8 @@ impl Node {
     /// # Errors
     /// When the guest cannot.
     pub fn forward(self, vm: &Vm) -> Result<()> {
-        vm.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1").map(drop)
+        vm.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
+            .map(drop)
     }
 
     /// The gateway is an address that every host side has; the prefix of a workload is its address alone.
@@ -107,7 +118,8 @@ impl Workload {
     /// When the guest cannot.
     pub fn remove(&self, vm: &Vm) -> Result<()> {
         // The namespace lives on while a process in it does, so the pair is removed by hand.
-        vm.sh(&format!("ip link del h-{0} && ip netns del {0}", self.name)).map(drop)
+        vm.sh(&format!("ip link del h-{0} && ip netns del {0}", self.name))
+            .map(drop)
     }
 
     /// Name of the host side of its veth pair.
@@ -122,6 +134,7 @@ impl Workload {
     pub fn wait_for_port(&self, vm: &Vm, port: u16) -> Result<()> {
         let condition = format!("ss -Hltn 'sport = :{port}' | grep -q .");
         let what = format!("a listener on port {port}");
-        vm.inside(&self.name).wait_until(&condition, std::time::Duration::from_secs(30), &what)
+        vm.inside(&self.name)
+            .wait_until(&condition, std::time::Duration::from_secs(30), &what)
     }
 }

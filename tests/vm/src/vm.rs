@@ -120,7 +120,11 @@ impl Vm {
         let booted = hellos.recv_timeout(Duration::from_secs(120));
         let Ok(booted) = booted else {
             let (why, tail) = (qemu.errors(), qemu.console().tail(40));
-            bail!("{} ({}) did not come up; {why}console:\n{tail}", options.name, kernel.release);
+            bail!(
+                "{} ({}) did not come up; {why}console:\n{tail}",
+                options.name,
+                kernel.release
+            );
         };
         if booted.release != kernel.release {
             bail!("booted {} instead of {}", booted.release, kernel.release);
@@ -150,12 +154,20 @@ impl Vm {
 
     /// The network namespace of PID 1: the node itself.
     pub fn node(&self) -> Place<'_> {
-        Place { vm: self, netns: None, cgroup: None, env: Vec::new() }
+        Place {
+            vm: self,
+            netns: None,
+            cgroup: None,
+            env: Vec::new(),
+        }
     }
 
     /// The network namespace with this name in /run/netns: a workload.
     pub fn inside(&self, netns: &str) -> Place<'_> {
-        Place { netns: Some(netns.to_owned()), ..self.node() }
+        Place {
+            netns: Some(netns.to_owned()),
+            ..self.node()
+        }
     }
 
     /// [`Place::sh`] on the node.
@@ -197,8 +209,15 @@ impl Vm {
     pub fn put(&self, path: &str, data: &[u8], mode: u32) -> Result<()> {
         let mut chunks = data.chunks(1 << 20);
         let first = chunks.next().unwrap_or_default();
-        for (chunk, append) in std::iter::once((first, false)).chain(chunks.map(|chunk| (chunk, true))) {
-            let call = Call::Write { path: path.to_owned(), data: Bytes(chunk.to_vec()), mode, append };
+        for (chunk, append) in
+            std::iter::once((first, false)).chain(chunks.map(|chunk| (chunk, true)))
+        {
+            let call = Call::Write {
+                path: path.to_owned(),
+                data: Bytes(chunk.to_vec()),
+                mode,
+                append,
+            };
             self.call(call, PATIENCE)?;
         }
         Ok(())
@@ -211,8 +230,14 @@ impl Vm {
     pub fn get(&self, path: &str) -> Result<Vec<u8>> {
         let mut data = Vec::new();
         loop {
-            let call = Call::Read { path: path.to_owned(), offset: data.len() as u64, length: 1 << 20 };
-            let Answer::Data(Bytes(part)) = self.call(call, PATIENCE)? else { bail!("not an answer to Read") };
+            let call = Call::Read {
+                path: path.to_owned(),
+                offset: data.len() as u64,
+                length: 1 << 20,
+            };
+            let Answer::Data(Bytes(part)) = self.call(call, PATIENCE)? else {
+                bail!("not an answer to Read")
+            };
             if part.is_empty() {
                 return Ok(data);
             }
@@ -252,8 +277,13 @@ impl Vm {
     /// With the console's last lines otherwise.
     pub fn finish(&self) -> Result<()> {
         let id = self.agent.last.fetch_add(1, Ordering::Relaxed) + 1;
-        self.agent.send(&Request { id, call: Call::PowerOff })?;
-        self.qemu.wait(Duration::from_secs(30)).map_err(|error| self.died(error))?;
+        self.agent.send(&Request {
+            id,
+            call: Call::PowerOff,
+        })?;
+        self.qemu
+            .wait(Duration::from_secs(30))
+            .map_err(|error| self.died(error))?;
         match self.qemu.console().complaint() {
             Some(_) => Err(self.died(anyhow!("was not healthy"))),
             None => Ok(()),
@@ -267,9 +297,11 @@ impl Vm {
 
     /// Asks the agent; `patience` is for the call itself, the connection gets some more.
     pub(crate) fn call(&self, call: Call, patience: Duration) -> Result<Answer> {
-        let answer = self.agent.ask(call).and_then(|answer| match answer.recv_timeout(patience + Duration::from_secs(30)) {
-            Ok(result) => Ok(result),
-            Err(_) => bail!("the agent does not answer"),
+        let answer = self.agent.ask(call).and_then(|answer| {
+            match answer.recv_timeout(patience + Duration::from_secs(30)) {
+                Ok(result) => Ok(result),
+                Err(_) => bail!("the agent does not answer"),
+            }
         });
         match answer {
             Ok(result) => result.map_err(|error| anyhow!("{}: {error}", self.name)),
@@ -283,9 +315,16 @@ impl Vm {
         if self.qemu.console().complaint().is_some() {
             sleep(Duration::from_millis(1200));
         }
-        let why = self.qemu.console().complaint().unwrap_or_else(|| self.qemu.errors());
+        let why = self
+            .qemu
+            .console()
+            .complaint()
+            .unwrap_or_else(|| self.qemu.errors());
         let tail = self.qemu.console().tail(60);
-        error.context(format!("{}: {why}\nconsole of {}:\n{tail}\n", self.name, self.name))
+        error.context(format!(
+            "{}: {why}\nconsole of {}:\n{tail}\n",
+            self.name, self.name
+        ))
     }
 }
 
@@ -305,9 +344,13 @@ fn accept(listener: &UnixListener, qemu: &Qemu) -> Result<UnixStream> {
                 stream.set_nonblocking(false)?;
                 return Ok(stream);
             }
-            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => return Err(error.into()),
+            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => {
+                return Err(error.into());
+            }
             Err(_) if qemu.ended().is_some() => bail!("QEMU did not start: {}", qemu.errors()),
-            Err(_) if started.elapsed() > Duration::from_secs(60) => bail!("QEMU does not connect: {}", qemu.errors()),
+            Err(_) if started.elapsed() > Duration::from_secs(60) => {
+                bail!("QEMU does not connect: {}", qemu.errors())
+            }
             Err(_) => sleep(Duration::from_millis(2)),
         }
     }
@@ -348,7 +391,9 @@ impl Agent {
     fn send(&self, request: &Request) -> Result<()> {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
-        lock(&self.stream).write_all(&line).context("the machine is gone")
+        lock(&self.stream)
+            .write_all(&line)
+            .context("the machine is gone")
     }
 }
 
@@ -411,7 +456,9 @@ impl<'vm> Place<'vm> {
             process.signal(9)?;
             Err(error)
         });
-        output.and_then(Output::successful).with_context(|| format!("{}: {}", self, command.trim_start_matches("/bin/sh -c ")))
+        output
+            .and_then(Output::successful)
+            .with_context(|| format!("{}: {}", self, command.trim_start_matches("/bin/sh -c ")))
     }
 
     /// Starts a shell script that goes on by itself.
@@ -427,10 +474,16 @@ impl<'vm> Place<'vm> {
     /// # Errors
     /// When it cannot be started.
     pub fn start(&self, program: Program) -> Result<Process<'vm>> {
-        let Answer::Started { process, pid } = self.vm.call(Call::Spawn(self.placed(program)), PATIENCE)? else {
+        let Answer::Started { process, pid } =
+            self.vm.call(Call::Spawn(self.placed(program)), PATIENCE)?
+        else {
             bail!("not an answer to Spawn")
         };
-        Ok(Process { vm: self.vm, number: process, pid })
+        Ok(Process {
+            vm: self.vm,
+            number: process,
+            pid,
+        })
     }
 
     /// Tries a shell script again and again until its exit code is 0.
@@ -439,8 +492,14 @@ impl<'vm> Place<'vm> {
     /// After `limit`, with `what` was waited for and the last output.
     pub fn wait_until(&self, condition: &str, limit: Duration, what: &str) -> Result<()> {
         let program = self.placed(Program::shell(condition));
-        let call = Call::Until { program, timeout_ms: limit.as_millis() as u64 };
-        self.vm.call(call, limit).map(drop).with_context(|| format!("{self}: waiting for {what}"))
+        let call = Call::Until {
+            program,
+            timeout_ms: limit.as_millis() as u64,
+        };
+        self.vm
+            .call(call, limit)
+            .map(drop)
+            .with_context(|| format!("{self}: waiting for {what}"))
     }
 
     /// Starts to record every packet of an interface of this network namespace; it runs when this returns.
@@ -449,9 +508,13 @@ impl<'vm> Place<'vm> {
     /// When there is no such interface.
     pub fn capture(&self, interface: &str) -> Result<Recording<'vm>> {
         let number = self.vm.numbers.fetch_add(1, Ordering::Relaxed) + 1;
-        let path = format!("/tmp/.capture-{number}.pcap");
+        let path = format!("/run/vm-agent/capture-{number}.pcap");
         let interface = interface.to_owned();
-        let call = Call::CaptureStart { netns: self.netns.clone(), interface, path: path.clone() };
+        let call = Call::CaptureStart {
+            netns: self.netns.clone(),
+            interface,
+            path: path.clone(),
+        };
         let Answer::Capturing { capture } = self.vm.call(call, PATIENCE)? else {
             bail!("not an answer to CaptureStart")
         };
@@ -461,7 +524,12 @@ impl<'vm> Place<'vm> {
     fn placed(&self, program: Program) -> Program {
         let mut env = self.env.clone();
         env.extend(program.env.clone());
-        Program { netns: self.netns.clone(), cgroup: self.cgroup.clone(), env, ..program }
+        Program {
+            netns: self.netns.clone(),
+            cgroup: self.cgroup.clone(),
+            env,
+            ..program
+        }
     }
 }
 
@@ -493,10 +561,25 @@ impl Process<'_> {
     /// # Errors
     /// With what it has written, when it still runs after `limit`; it then goes on.
     pub fn wait(&self, limit: Duration) -> Result<Output> {
-        let call = Call::Wait { process: self.number, timeout_ms: limit.as_millis() as u64 };
-        let Answer::Ended(ended) = self.vm.call(call, limit)? else { bail!("not an answer to Wait") };
-        let Ended { code, signal, stdout, stderr } = ended;
-        Ok(Output { code, signal, stdout: stdout.0, stderr: stderr.0 })
+        let call = Call::Wait {
+            process: self.number,
+            timeout_ms: limit.as_millis() as u64,
+        };
+        let Answer::Ended(ended) = self.vm.call(call, limit)? else {
+            bail!("not an answer to Wait")
+        };
+        let Ended {
+            code,
+            signal,
+            stdout,
+            stderr,
+        } = ended;
+        Ok(Output {
+            code,
+            signal,
+            stdout: stdout.0,
+            stderr: stderr.0,
+        })
     }
 
     /// Sends a signal to it and all that it has started.
@@ -504,7 +587,15 @@ impl Process<'_> {
     /// # Errors
     /// When there is no such signal.
     pub fn signal(&self, signal: i32) -> Result<()> {
-        self.vm.call(Call::Signal { process: self.number, signal }, PATIENCE).map(drop)
+        self.vm
+            .call(
+                Call::Signal {
+                    process: self.number,
+                    signal,
+                },
+                PATIENCE,
+            )
+            .map(drop)
     }
 }
 
@@ -531,7 +622,11 @@ impl Output {
             (Some(code), _) => format!("exit code {code}"),
             (None, signal) => format!("killed by signal {}", signal.unwrap_or_default()),
         };
-        bail!("{how}\nstdout: {}\nstderr: {}", self.text(), self.error_text())
+        bail!(
+            "{how}\nstdout: {}\nstderr: {}",
+            self.text(),
+            self.error_text()
+        )
     }
 }
 

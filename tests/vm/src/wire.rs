@@ -69,10 +69,17 @@ impl Wire {
     /// # Errors
     /// When its sockets cannot be made.
     pub fn new(ports: usize) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("underseal-wire.").tempdir()?;
+        let folder = tempfile::Builder::new()
+            .prefix("underseal-wire.")
+            .tempdir()?;
         let path = |name: &str, number: usize| folder.path().join(format!("{name}{number}"));
-        let ports: Vec<_> =
-            (0..ports).map(|number| Port { number, ours: path("wire", number), theirs: path("vm", number) }).collect();
+        let ports: Vec<_> = (0..ports)
+            .map(|number| Port {
+                number,
+                ours: path("wire", number),
+                theirs: path("vm", number),
+            })
+            .collect();
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             started: Instant::now(),
@@ -85,13 +92,22 @@ impl Wire {
             let socket = UnixDatagram::bind(&port.ours).context("wire")?;
             // A machine that has stopped reading loses frames, as it would on a real wire.
             socket.set_write_timeout(Some(Duration::from_secs(1)))?;
-            let lane = Lane { number: port.number, ports: ports.clone(), shared: Arc::clone(&shared) };
+            let lane = Lane {
+                number: port.number,
+                ports: ports.clone(),
+                shared: Arc::clone(&shared),
+            };
             let (late, sender) = (lane.clone(), socket.try_clone()?);
             let (later, delayed) = mpsc::channel();
             threads.push(thread::spawn(move || lane.carry(&socket, &later)));
             threads.push(thread::spawn(move || late.deliver(&sender, &delayed)));
         }
-        Ok(Self { ports, shared, threads, folder })
+        Ok(Self {
+            ports,
+            shared,
+            threads,
+            folder,
+        })
     }
 
     /// The end with this number, from 0.
@@ -120,13 +136,21 @@ impl Wire {
     /// Everything recorded, from frame number `from` on.
     pub fn pcap(&self, from: usize) -> Pcap {
         let frames = lock(&self.shared.frames);
-        Pcap { link: Link::Ethernet, packets: frames.iter().skip(from).cloned().collect() }
+        Pcap {
+            link: Link::Ethernet,
+            packets: frames.iter().skip(from).cloned().collect(),
+        }
     }
 }
 
 impl fmt::Debug for Wire {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Wire({}, {} frames)", self.folder.path().display(), self.frames())
+        write!(
+            formatter,
+            "Wire({}, {} frames)",
+            self.folder.path().display(),
+            self.frames()
+        )
     }
 }
 
@@ -149,7 +173,9 @@ impl Port {
     /// QEMU's `-netdev` argument for this port.
     pub(crate) fn netdev(&self, id: &str) -> String {
         let (local, remote) = (self.theirs.display(), self.ours.display());
-        format!("dgram,id={id},local.type=unix,local.path={local},remote.type=unix,remote.path={remote}")
+        format!(
+            "dgram,id={id},local.type=unix,local.path={local},remote.type=unix,remote.path={remote}"
+        )
     }
 
     /// The Ethernet address of the card at this port.
@@ -216,7 +242,8 @@ impl Lane {
     /// To the port where the destination was seen, else to all others. Errors mean that nobody is there yet, or
     /// that a machine does not read: the frame is lost.
     fn forward(&self, socket: &UnixDatagram, frame: &[u8]) {
-        let known = address(frame, 0).and_then(|address| lock(&self.shared.addresses).get(&address).copied());
+        let known = address(frame, 0)
+            .and_then(|address| lock(&self.shared.addresses).get(&address).copied());
         match known {
             Some(number) if number == self.number => {}
             Some(number) => drop(socket.send_to(frame, &self.ports[number].theirs)),

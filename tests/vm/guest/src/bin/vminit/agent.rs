@@ -36,9 +36,8 @@ pub(crate) fn run() -> Result<Infallible> {
     loop {
         let mut line = String::new();
         if lines.read_line(&mut line)? == 0 {
-            // The host's side is closed: nothing to read until it opens again.
-            sleep(Duration::from_millis(50));
-            continue;
+            // The host's side is closed: the harness is gone, however it ended, and nobody needs this machine.
+            reboot(RebootMode::RB_POWER_OFF)?;
         }
         let Request { id, call } = serde_json::from_str(&line).context("request")?;
         let (agent, output) = (Arc::clone(&agent), Arc::clone(&output));

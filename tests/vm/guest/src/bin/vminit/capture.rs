@@ -4,8 +4,9 @@
 //! the socket at the time of `stop` is written: between the two nothing is missed, or it is counted as dropped.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
@@ -33,6 +34,9 @@ impl Captures {
     /// Starts to record `interface` of a network namespace into the file `path`.
     pub(crate) fn start(&self, netns: Option<&str>, interface: &str, path: &str) -> Result<Answer> {
         let netns = netns.map(open_netns).transpose()?;
+        if let Some(folder) = Path::new(path).parent() {
+            fs::create_dir_all(folder)?;
+        }
         let file = File::create(path)?;
         let stop = Arc::new(AtomicBool::new(false));
         let (interface, flag) = (interface.to_owned(), Arc::clone(&stop));

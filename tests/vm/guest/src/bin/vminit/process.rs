@@ -20,7 +20,8 @@ use underseal_vm_guest::{Answer, Bytes, Ended, Program};
 
 use crate::sys;
 
-const LOGS: &str = "/tmp/.programs";
+/// Not in /tmp, which systemd empties when it starts.
+const LOGS: &str = "/run/vm-agent";
 
 /// All programs started so far, by number.
 #[derive(Default)]
