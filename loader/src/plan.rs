@@ -265,12 +265,13 @@ fn tunnel(desired: &State, observed: &State) -> Stage {
             }
         }
     }
+    // Those of a device that is switched off go with it.
+    let kept = desired.wireguard.as_ref().map(|wanted| &wanted.interface);
+    let silenced = found
+        .map(|f| &f.interface)
+        .filter(|name| kept != Some(*name));
     for route in observed.routes.difference(&desired.routes) {
-        // Those of a device that is being replaced went when it was switched off.
-        let replaced = desired.wireguard.is_some()
-            && found.is_some_and(|f| f.interface == route.interface)
-            && desired.wireguard.as_ref().map(|w| &w.interface) != Some(&route.interface);
-        if !replaced {
+        if silenced != Some(&route.interface) {
             let removal = DeviceChange::DeleteRoute(route.destination);
             stage.remove.push(change(&route.interface, removal));
         }

@@ -1,0 +1,318 @@
+//! What holds for every change from one configuration to another, on a model of the kernel: the
+//! plan reaches its goal, a second plan is empty, and wherever a step fails, or the loader is
+//! killed, nothing is more open than it was.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{cell::RefCell, collections::BTreeSet, rc::Rc};
+
+use proptest::prelude::*;
+use support::model::{Model, closed};
+use underseal::{
+    config::{Config, Format, Source, value::Digest},
+    desired::{DEFAULT_LOWAT, desired},
+    execute::{self, Undone},
+    op::Op,
+    plan::plan,
+    state::{Facts, Found, Link, Live, Namespace, State, Target},
+};
+
+mod support;
+
+/// What a configuration and its machine are made of; small, so that two of them meet.
+#[derive(Clone, Debug)]
+struct Situation {
+    device: bool,
+    renamed: bool,
+    peers: BTreeSet<u8>,
+    endpoint: u8,
+    /// Configured workloads, each with the number of its namespace's incarnation, 0: absent.
+    workloads: Vec<(u8, u8)>,
+    never: bool,
+    keep: bool,
+    uplink_mtu: u32,
+    object: u8,
+}
+
+fn situation() -> impl Strategy<Value = Situation> {
+    (
+        any::<bool>(),
+        prop::bool::weighted(0.2),
+        prop::collection::btree_set(1u8..5, 0..4),
+        1u8..3,
+        prop::collection::btree_map(1u8..5, 0u8..3, 0..4),
+        any::<bool>(),
+        any::<bool>(),
+        prop::sample::select(vec![1400u32, 1500, 9000]),
+        1u8..3,
+    )
+        .prop_map(
+            |(device, renamed, peers, endpoint, workloads, never, keep, uplink_mtu, object)| {
+                Situation {
+                    device,
+                    renamed,
+                    peers,
+                    endpoint,
+                    workloads: workloads.into_iter().collect(),
+                    never,
+                    keep,
+                    uplink_mtu,
+                    object,
+                }
+            },
+        )
+}
+
+impl Situation {
+    fn config(&self) -> Config {
+        let mut text = "[node]\nname = \"node-a\"\nnetworks = [\"10.1.0.0/24\"]\n\
+            uplinks = [\"eth0\"]\ntrust_domain = \"example.org\"\n"
+            .to_owned();
+        if self.device {
+            let name = if self.renamed { "wg-a" } else { "underseal0" };
+            text +=
+                &format!("[wireguard]\ninterface = \"{name}\"\naddresses = [\"10.1.0.1/32\"]\n");
+        }
+        for peer in &self.peers {
+            let key = underseal::config::value::PublicKey([*peer; 32]);
+            text += &format!(
+                "[[peer]]\nname = \"node-{peer}\"\npublic_key = \"{key}\"\n\
+                 endpoint = \"192.0.2.{}:51871\"\nnetworks = [\"10.2.{peer}.0/24\"]\n",
+                self.endpoint
+            );
+        }
+        for (workload, _) in &self.workloads {
+            text += &format!(
+                "[[workload]]\nname = \"w{workload}\"\nnetns = \"/run/netns/w{workload}\"\n\
+                 addresses = [\"10.1.0.1{workload}\"]\n"
+            );
+        }
+        let mode = if self.never { "never" } else { "same-node" };
+        let existing = if self.keep { "keep" } else { "reset" };
+        text += &format!("[seal]\nmode = \"{mode}\"\nexisting = \"{existing}\"\n");
+        let source = Source {
+            name: "generated".to_owned(),
+            text,
+            format: Format::Toml,
+        };
+        Config::parse(&source).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// What is found on this machine if the kernel's part of it is `state`.
+    fn observe(&self, mut state: State, model: &Model) -> (Facts, State) {
+        let incarnations: BTreeSet<u64> = self
+            .workloads
+            .iter()
+            .filter(|(_, n)| *n > 0)
+            .map(|(w, n)| cookie(*w, *n))
+            .collect();
+        for (cookie, namespace) in &mut state.namespaces {
+            if !incarnations.contains(cookie) {
+                namespace.live = None;
+            }
+        }
+        state
+            .namespaces
+            .retain(|_, n| n.entry.is_some() || n.live.is_some());
+        let mut namespaces = std::collections::BTreeMap::new();
+        for (workload, n) in self.workloads.iter().filter(|(_, n)| *n > 0) {
+            let cookie = cookie(*workload, *n);
+            let found = state.namespaces.entry(cookie).or_insert(Namespace {
+                workload: 0,
+                entry: None,
+                live: None,
+            });
+            let live = found.live.get_or_insert(fresh(*workload, *n)).clone();
+            let entry = found.entry;
+            let name = format!("default/w{workload}").parse().unwrap();
+            namespaces.insert(
+                name,
+                Found {
+                    cookie,
+                    entry,
+                    live,
+                },
+            );
+        }
+        if let Some(datapath) = &mut state.datapath {
+            let links: BTreeSet<String> = state
+                .namespaces
+                .values()
+                .filter_map(|n| Some(n.live.as_ref()?.host.name.to_string()))
+                .collect();
+            datapath.attachments = std::mem::take(&mut datapath.attachments)
+                .into_iter()
+                .map(|mut attachment| {
+                    if let Target::Interface(name) = &attachment.target
+                        && name.as_str().starts_with("veth")
+                        && !links.contains(name.as_str())
+                    {
+                        attachment.target = Target::Gone(name.clone());
+                    }
+                    attachment
+                })
+                .collect();
+        }
+        let ids = state.datapath.iter().flat_map(|d| &d.workloads);
+        let facts = Facts {
+            object: Digest([self.object; 16]),
+            public_key: Some(model.key),
+            preshared_keys: Default::default(),
+            uplinks: [("eth0".parse().unwrap(), self.uplink_mtu)].into(),
+            sendpage: false,
+            ids: ids
+                .map(|(id, workload)| (workload.name.clone(), *id))
+                .collect(),
+            namespaces,
+        };
+        (facts, state)
+    }
+}
+
+fn cookie(workload: u8, incarnation: u8) -> u64 {
+    u64::from(workload) * 100 + u64::from(incarnation)
+}
+
+fn fresh(workload: u8, incarnation: u8) -> Live {
+    Live {
+        path: format!("/run/netns/w{workload}").parse().unwrap(),
+        interface: "eth0".parse().unwrap(),
+        mtu: 1500,
+        host: Link {
+            name: format!("veth{workload}-{incarnation}").parse().unwrap(),
+            index: u32::try_from(cookie(workload, incarnation)).unwrap(),
+        },
+        host_mtu: 1500,
+        lowat: DEFAULT_LOWAT,
+    }
+}
+
+/// The states before and after `to` is applied where `from` was, and the steps between.
+fn change(from: &Situation, to: &Situation) -> (State, State, Vec<Op>) {
+    let mut model = Model::new(State::default());
+    for situation in [from, to] {
+        let (facts, observed) = situation.observe(model.state.clone(), &model);
+        let wanted = desired(&situation.config(), &facts);
+        let ops = plan(&wanted, &observed);
+        if std::ptr::eq(situation, to) {
+            return (observed, wanted, ops);
+        }
+        model = Model::new(observed);
+        execute::apply(&mut model, &ops, |_| {}).unwrap_or_else(|e| panic!("{e}"));
+    }
+    unreachable!("the loop returns at its second turn")
+}
+
+/// What may never be seen, whatever the steps have come to.
+fn assert_safe(state: &State, must_stay: &BTreeSet<String>) {
+    let closed: BTreeSet<String> = closed(state).into_iter().collect();
+    let opened: Vec<_> = must_stay.difference(&closed).collect();
+    assert!(opened.is_empty(), "opened: {opened:?}");
+    if !state.routes.is_empty() {
+        assert!(
+            closed.contains("uplink_egress@eth0"),
+            "a route, but no strict check"
+        );
+        assert!(
+            closed.contains("uplink_ingress@eth0"),
+            "a route, but no strict check"
+        );
+    }
+    let holds = state.namespaces.values().any(|n| n.entry.is_some());
+    if holds {
+        for guard in [
+            "egress",
+            "ingress",
+            "socket_ops",
+            "socket_sendmsg",
+            "socket_recvmsg",
+        ] {
+            assert!(
+                closed.contains(guard),
+                "a namespace is held, but {guard} is not attached"
+            );
+        }
+    }
+}
+
+fn watched(state: State, must_stay: BTreeSet<String>) -> Model {
+    let mut model = Model::new(state);
+    model.watch = Box::new(move |state| assert_safe(state, &must_stay));
+    model
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_plan_reaches_its_goal_and_never_opens_what_stays_closed(from in situation(), to in situation()) {
+        let (observed, wanted, ops) = change(&from, &to);
+        let after = Rc::new(RefCell::new(BTreeSet::new()));
+        {
+            let mut model = Model::new(observed.clone());
+            execute::apply(&mut model, &ops, |_| {}).unwrap_or_else(|e| panic!("{e}"));
+            prop_assert_eq!(plan(&wanted, &model.state), vec![], "a second apply has work to do");
+            after.borrow_mut().extend(closed(&model.state));
+        }
+        let before: BTreeSet<String> = closed(&observed).into_iter().collect();
+        let must_stay = before.intersection(&after.borrow()).cloned().collect();
+        let mut model = watched(observed, must_stay);
+        execute::apply(&mut model, &ops, |_| {}).unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    #[test]
+    fn a_failing_step_leaves_everything_as_it_was(from in situation(), to in situation()) {
+        let (observed, _, ops) = change(&from, &to);
+        let before: BTreeSet<String> = closed(&observed).into_iter().collect();
+        for fails_at in 0..ops.len() {
+            let mut model = Model::new(observed.clone());
+            model.fails_at = Some(fails_at);
+            let failure = execute::apply(&mut model, &ops, |_| {}).unwrap_err();
+            prop_assert!(matches!(failure.undone, Undone::All), "step {fails_at}: {failure}");
+            prop_assert_eq!(&model.state, &observed, "step {}: {}", fails_at, failure);
+            assert_safe(&model.state, &before);
+        }
+    }
+
+    /// The next apply finishes what a killed one began.
+    #[test]
+    fn an_interrupted_apply_is_finished_by_the_next(from in situation(), to in situation(), cut: prop::sample::Index) {
+        let (observed, _, ops) = change(&from, &to);
+        if ops.is_empty() {
+            return Ok(());
+        }
+        let mut model = Model::new(observed);
+        for op in &ops[..cut.index(ops.len())] {
+            model.step(op).unwrap_or_else(|e| panic!("{op}: {e}"));
+        }
+        let (facts, observed) = to.observe(model.state.clone(), &model);
+        let wanted = desired(&to.config(), &facts);
+        let mut model = Model::new(observed.clone());
+        execute::apply(&mut model, &plan(&wanted, &observed), |_| {}).unwrap_or_else(|e| panic!("{e}"));
+        prop_assert_eq!(plan(&wanted, &model.state), vec![]);
+        for namespace in model.state.namespaces.values() {
+            let entry = namespace.entry.unwrap();
+            prop_assert_eq!(entry.lowat, DEFAULT_LOWAT, "what down puts back was forgotten");
+            prop_assert!(entry.taken_over);
+        }
+    }
+
+    #[test]
+    fn down_leaves_nothing(from in situation(), to in situation()) {
+        let (observed, _, ops) = change(&from, &to);
+        let mut model = Model::new(observed);
+        execute::apply(&mut model, &ops, |_| {}).unwrap_or_else(|e| panic!("{e}"));
+        let mut model = Model::new(model.state);
+        let ops = plan(&State::default(), &model.state);
+        let failed = execute::remove(&mut model, &ops, |_| {});
+        prop_assert!(failed.is_empty(), "{:?}", failed);
+        prop_assert_eq!(&model.state.wireguard, &None);
+        prop_assert_eq!(&model.state.datapath, &None);
+        prop_assert!(model.state.routes.is_empty());
+        for namespace in model.state.namespaces.values() {
+            let live = namespace.live.as_ref().unwrap();
+            prop_assert_eq!((live.lowat, live.mtu, live.host_mtu), (DEFAULT_LOWAT, 1500, 1500));
+            prop_assert_eq!(namespace.entry, None);
+        }
+        prop_assert_eq!(plan(&State::default(), &model.state), vec![]);
+    }
+}

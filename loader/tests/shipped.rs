@@ -1,0 +1,203 @@
+//! What is shipped beside the programs: systemd units, the NixOS module, the README's example.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    io::ErrorKind,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use underseal::config::{Config, Format, Source};
+
+const UNITS: [&str; 2] = ["underseal.service", "underseal-handshake.service"];
+
+#[test]
+fn systemd_finds_nothing_to_complain_about() {
+    let root = root_with_units(|_, text| text);
+    assert_eq!(verify(&root), (true, String::new()));
+}
+
+#[test]
+fn systemd_would_find_a_mistake() {
+    for (right, wrong) in [
+        ("Restart=", "Restrat="),
+        ("After=underseal.service", "After=underseal"),
+        ("/usr/bin/", "/usr/nib/"),
+    ] {
+        let root = root_with_units(|unit, text| {
+            let text_with_mistake = text.replace(right, wrong);
+            assert!(unit == UNITS[0] || text_with_mistake != text, "{right} is not in {unit}");
+            text_with_mistake
+        });
+        let (passed, complaint) = verify(&root);
+        assert!(!passed && !complaint.is_empty(), "{wrong}: {complaint}");
+    }
+}
+
+/// The limits leave no room: whoever opens the sandbox further has to say so here.
+#[test]
+fn sandboxes_are_tight() {
+    let root = root_with_units(|_, text| text);
+    for (unit, limit) in UNITS.iter().zip(["31", "33"]) {
+        let mut analyze = tool("systemd-analyze", "systemd");
+        analyze.args(["security", "--offline=yes", "--no-pager", "--threshold", limit]);
+        analyze.arg(root_option(&root)).arg(unit);
+        let output = analyze.output().unwrap();
+        assert!(output.status.success(), "{unit}: {}", String::from_utf8_lossy(&output.stdout));
+    }
+}
+
+#[test]
+fn nix_files_parse() {
+    let files = nix_files(&top().join("nixos"));
+    assert!(files.len() >= 6, "{files:?}");
+    for file in files {
+        let parsed = rnix::Root::parse(&fs::read_to_string(&file).unwrap());
+        assert!(parsed.errors().is_empty(), "{}: {:?}", file.display(), parsed.errors());
+        let strict = nix().arg("--parse").arg(&file).output().unwrap();
+        assert!(strict.status.success(), "{}", String::from_utf8_lossy(&strict.stderr));
+    }
+}
+
+#[test]
+fn module_renders_what_the_loader_reads() {
+    let module = evaluate_module();
+    let example = Source {
+        name: "underseal.toml".into(),
+        text: fs::read_to_string(top().join("examples/underseal.toml")).unwrap(),
+        format: Format::Toml,
+    };
+    assert_eq!(rendered(&module["example"]), Config::parse(&example).unwrap());
+    let least = rendered(&module["least"]);
+    assert_eq!((least.node.name.to_string().as_str(), least.wireguard), ("node-a", None));
+}
+
+#[test]
+fn module_configures_the_rest_of_nixos() {
+    let module = evaluate_module();
+    let device = "sys-subsystem-net-devices-eth0.device";
+    let service = &module["services"]["underseal"];
+    assert_eq!((&service["wants"], &service["after"]), (&json!([device]), &json!([device])));
+    assert_eq!(service["reloadIfChanged"], json!(true));
+    assert_eq!(service["reloadTriggers"], json!([module["example"]]));
+    assert_eq!(module["modules"], json!(["tls", "inet_diag", "tcp_diag", "wireguard"]));
+    assert_eq!(module["ports"], json!({"example": [51871], "least": []}));
+    assert_eq!(module["off"], json!({"etc": {}, "systemPackages": []}));
+}
+
+#[test]
+fn module_refuses_what_cannot_work() {
+    let module = evaluate_module();
+    let refused = json!({"mode": true, "port": true, "peer": true, "null": true, "nothing": false});
+    assert_eq!(module["refused"], refused);
+    let failing = |case: &str| module["failing"][case].as_array().unwrap().len();
+    let cases = ["neither", "lsm", "lsm_with_bpf", "kernel"];
+    assert_eq!(cases.map(failing), [0, 1, 0, 1]);
+}
+
+#[test]
+fn examples_in_the_readme_are_in_order() {
+    let readme = fs::read_to_string(top().join("README.md")).unwrap();
+    let blocks: Vec<&str> = readme
+        .split("```toml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
+    assert!(!blocks.is_empty());
+    for text in blocks {
+        let source = Source { name: "README.md".into(), text: text.into(), format: Format::Toml };
+        Config::parse(&source).unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+/// A file system root with systemd's own units, ours as `change` leaves them, and what they start.
+fn root_with_units(change: impl Fn(&str, String) -> String) -> TempDir {
+    let root = tempfile::tempdir().unwrap();
+    let at = |path: &str| root.path().join(path);
+    for folder in ["usr/lib/systemd", "usr/bin", "etc/systemd/system"] {
+        fs::create_dir_all(at(folder)).unwrap();
+    }
+    let copied = Command::new("cp")
+        .args(["-a", "/usr/lib/systemd/system"])
+        .arg(at("usr/lib/systemd"))
+        .status();
+    assert!(copied.unwrap().success());
+    for unit in UNITS {
+        let text = fs::read_to_string(top().join("systemd").join(unit)).unwrap();
+        fs::write(at("etc/systemd/system").join(unit), change(unit, text)).unwrap();
+    }
+    for program in ["underseal", "underseal-handshake"] {
+        let path = at("usr/bin").join(program);
+        fs::write(&path, "#!/bin/sh\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    root
+}
+
+/// Whether systemd accepts the units, and what it says. Without `--recursive-errors` it would
+/// accept unknown keys.
+fn verify(root: &TempDir) -> (bool, String) {
+    let mut analyze = tool("systemd-analyze", "systemd");
+    analyze.args(["verify", "--recursive-errors=no", "--man=no"]);
+    let output = analyze.arg(root_option(root)).args(UNITS).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+fn root_option(root: &TempDir) -> String {
+    format!("--root={}", root.path().display())
+}
+
+/// What nixos/tests/module.nix says. Nothing but builtins is evaluated: no store, no nixpkgs.
+fn evaluate_module() -> Value {
+    let output = nix()
+        .args(["--eval", "--strict", "--json"])
+        .arg(top().join("nixos/tests/module.nix"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// The configuration that the module has rendered, as `NAME: JSON`.
+fn rendered(file: &Value) -> Config {
+    let (name, text) = file.as_str().unwrap().split_once(": ").unwrap();
+    let source = Source { name: name.into(), text: text.into(), format: Format::Json };
+    Config::parse(&source).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// nix-instantiate without a daemon, a store, or a network.
+fn nix() -> Command {
+    let mut nix = tool("nix-instantiate", "nix-bin");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nix");
+    nix.env("NIX_REMOTE", "dummy://").env("HOME", &folder);
+    for variable in ["NIX_STORE_DIR", "NIX_STATE_DIR", "NIX_CONF_DIR", "NIX_LOG_DIR"] {
+        nix.env(variable, folder.join(variable));
+    }
+    nix
+}
+
+/// A program that must be there: a test that is skipped in silence tests nothing.
+fn tool(name: &str, package: &str) -> Command {
+    if let Err(error) = Command::new(name).arg("--version").output() {
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{name}: {error}");
+        panic!("{name} is not installed\n  hint: apt-get install -y --no-install-recommends {package}");
+    }
+    Command::new(name)
+}
+
+fn nix_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| if path.is_dir() { nix_files(&path) } else { vec![path] })
+        .filter(|path| path.extension().is_some_and(|ending| ending == "nix"))
+        .collect()
+}
+
+fn top() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}

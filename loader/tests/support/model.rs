@@ -1,0 +1,312 @@
+//! A model of the kernel: a state that steps change. Fails at the step it is told to.
+
+use std::{collections::BTreeMap, fmt};
+
+use underseal::{
+    config::value::PublicKey,
+    execute::Edge,
+    op::{DatapathOp, DeviceChange, DeviceOp, NamespaceChange, NamespaceOp, NetnsEntry, Op},
+    state::{Datapath, Key, Namespace, Route, State, Target, Wireguard},
+};
+
+/// The model. Refuses what the kernel would refuse.
+pub(crate) struct Model {
+    /// As it is now.
+    pub(crate) state: State,
+    /// Number of the step that fails, from 0.
+    pub(crate) fails_at: Option<usize>,
+    /// Called with the state after every step, also after those that are taken back.
+    pub(crate) watch: Box<dyn FnMut(&State)>,
+    /// Public half of the key in the key file, also of one that a step makes.
+    pub(crate) key: PublicKey,
+    before: State,
+    /// The device before a renaming: switched off, and of no account to a state.
+    silent: Option<Wireguard>,
+    steps: usize,
+}
+
+/// Why a step failed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Refused(pub(crate) String);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+fn refuse<T>(why: &str) -> Result<T, Refused> {
+    Err(Refused(why.to_owned()))
+}
+
+impl Model {
+    /// A kernel in this state.
+    pub(crate) fn new(state: State) -> Self {
+        Self {
+            before: state.clone(),
+            state,
+            silent: None,
+            fails_at: None,
+            watch: Box::new(|_| {}),
+            key: PublicKey([7; 32]),
+            steps: 0,
+        }
+    }
+
+    /// Carries out a step.
+    pub(crate) fn step(&mut self, op: &Op) -> Result<(), Refused> {
+        match op {
+            Op::Datapath(op) => self.datapath(op),
+            Op::Device(op) => self.device(op),
+            Op::Namespace(op) => self.namespace(op),
+        }?;
+        (self.watch)(&self.state);
+        Ok(())
+    }
+
+    fn datapath(&mut self, op: &DatapathOp) -> Result<(), Refused> {
+        if let DatapathOp::Load(_) = op {
+            self.state.datapath.get_or_insert_with(Datapath::default);
+            return Ok(());
+        }
+        let Some(datapath) = &mut self.state.datapath else {
+            return refuse("no maps");
+        };
+        match op {
+            DatapathOp::Load(_) => {}
+            DatapathOp::Unload => {
+                assert!(datapath.attachments.is_empty(), "unloaded while attached");
+                self.state.datapath = None;
+            }
+            DatapathOp::Stamp(object) => datapath.object = *object,
+            DatapathOp::Configure(settings) => {
+                let mut devices = self.state.wireguard.iter().chain(&self.silent);
+                if let Some(name) = &settings.wireguard
+                    && !devices.any(|device| device.interface == *name)
+                {
+                    return refuse("no such device");
+                }
+                datapath.settings = settings.clone();
+            }
+            DatapathOp::SetWorkload(id, workload) => {
+                datapath.workloads.insert(*id, workload.clone());
+            }
+            DatapathOp::DeleteWorkload(id) => {
+                datapath.workloads.remove(id);
+            }
+            DatapathOp::SetEndpoint(net, endpoint) => {
+                datapath.ipcache.insert(*net, *endpoint);
+            }
+            DatapathOp::DeleteEndpoint(net) => {
+                datapath.ipcache.remove(net);
+            }
+            DatapathOp::Attach(attachment) => {
+                datapath
+                    .attachments
+                    .retain(|old| old.pin() != attachment.pin());
+                datapath.attachments.insert(attachment.clone());
+            }
+            DatapathOp::Detach(attachment) => {
+                if !datapath.attachments.remove(attachment) {
+                    return refuse("not attached");
+                }
+            }
+            DatapathOp::SetNetns(entry) => self.set_netns(entry),
+            DatapathOp::DeleteNetns(cookie) => {
+                if let Some(namespace) = self.state.namespaces.get_mut(cookie) {
+                    namespace.entry = None;
+                    namespace.workload = 0;
+                }
+                self.forget();
+            }
+        }
+        Ok(())
+    }
+
+    fn set_netns(&mut self, entry: &NetnsEntry) {
+        let namespace = self
+            .state
+            .namespaces
+            .entry(entry.cookie)
+            .or_insert(Namespace {
+                workload: 0,
+                entry: None,
+                live: None,
+            });
+        namespace.workload = entry.workload;
+        namespace.entry = Some(entry.saved);
+    }
+
+    /// What has neither an entry nor a namespace is nowhere.
+    fn forget(&mut self) {
+        self.state
+            .namespaces
+            .retain(|_, n| n.entry.is_some() || n.live.is_some());
+    }
+
+    fn device(&mut self, op: &DeviceOp) -> Result<(), Refused> {
+        use DeviceChange as C;
+        let DeviceOp { interface, change } = op;
+        let route = |net: &_| Route {
+            destination: *net,
+            interface: interface.clone(),
+        };
+        if let C::SetMtu(mtu) = change {
+            let live = self
+                .state
+                .namespaces
+                .values_mut()
+                .filter_map(|n| n.live.as_mut());
+            for live in live.filter(|live| live.host.name == *interface) {
+                live.host_mtu = *mtu;
+            }
+        }
+        match change {
+            C::GenerateKey(_) => return Ok(()),
+            C::Add => {
+                self.silent = self.state.wireguard.take();
+                if self.silent.as_ref().is_some_and(|w| w.up) {
+                    return refuse("the port is taken");
+                }
+                self.state.wireguard = Some(Wireguard {
+                    interface: interface.clone(),
+                    up: false,
+                    mtu: 1420,
+                    port: 0,
+                    key: Key {
+                        public: None,
+                        file: None,
+                    },
+                    addresses: Default::default(),
+                    peers: BTreeMap::new(),
+                });
+                return Ok(());
+            }
+            C::Delete
+                if self
+                    .silent
+                    .as_ref()
+                    .is_some_and(|w| w.interface == *interface) =>
+            {
+                self.silent = None;
+                return Ok(());
+            }
+            C::Delete => {
+                self.state.wireguard = self.silent.take();
+                return Ok(());
+            }
+            _ => {}
+        }
+        let Some(device) = self
+            .state
+            .wireguard
+            .as_mut()
+            .filter(|w| w.interface == *interface)
+        else {
+            return Ok(()); // A workload's interface.
+        };
+        match change {
+            C::GenerateKey(_) | C::Add | C::Delete => {}
+            C::SetPrivateKey(file) => {
+                device.key = Key {
+                    public: Some(self.key),
+                    file: Some(file.clone()),
+                }
+            }
+            C::SetPort(port) => device.port = *port,
+            C::SetMtu(mtu) => device.mtu = *mtu,
+            C::AddAddress(net) => {
+                device.addresses.insert(*net);
+            }
+            C::DeleteAddress(net) => {
+                device.addresses.remove(net);
+            }
+            C::SetPeer(key, peer) => {
+                // An allowed IP has one owner.
+                for other in device.peers.values_mut() {
+                    other.networks.retain(|net| !peer.networks.contains(net));
+                }
+                device.peers.insert(*key, peer.clone());
+            }
+            C::DeletePeer(key) => {
+                device.peers.remove(key);
+            }
+            C::Up => device.up = true,
+            C::Down => {
+                device.up = false;
+                self.state
+                    .routes
+                    .retain(|route| route.interface != *interface);
+            }
+            C::AddRoute(net) => {
+                if !device.up {
+                    return refuse("Network is down");
+                }
+                if !self.state.routes.insert(route(net)) {
+                    return refuse("File exists");
+                }
+            }
+            C::DeleteRoute(net) => {
+                if !self.state.routes.remove(&route(net)) {
+                    return refuse("No such process");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn namespace(&mut self, op: &NamespaceOp) -> Result<(), Refused> {
+        let iterators = self.state.datapath.is_some();
+        let mut live = self
+            .state
+            .namespaces
+            .values_mut()
+            .filter_map(|n| n.live.as_mut());
+        let Some(live) = live.find(|live| live.path == op.netns) else {
+            return refuse("no such namespace");
+        };
+        match &op.change {
+            NamespaceChange::SetMtu(_, mtu) => live.mtu = *mtu,
+            NamespaceChange::SetLowat(bytes) => live.lowat = *bytes,
+            NamespaceChange::TakeOver | NamespaceChange::LetGo if !iterators => {
+                return refuse("no iterator");
+            }
+            NamespaceChange::TakeOver | NamespaceChange::LetGo => {}
+        }
+        Ok(())
+    }
+}
+
+impl Edge for Model {
+    type Undo = Vec<Op>;
+    type Error = Refused;
+
+    fn apply(&mut self, op: &Op) -> Result<Vec<Op>, Refused> {
+        let number = self.steps;
+        self.steps += 1;
+        if self.fails_at == Some(number) {
+            return refuse("as told");
+        }
+        self.step(op)?;
+        Ok(op.inverse(&self.before))
+    }
+
+    fn undo(&mut self, undo: Vec<Op>) -> Result<(), Refused> {
+        undo.iter().try_for_each(|op| self.step(op))
+    }
+}
+
+/// Ways that are closed to plaintext, as names: guards, strict checks, namespaces that hold.
+pub(crate) fn closed(state: &State) -> Vec<String> {
+    let attachments = state.datapath.iter().flat_map(|d| &d.attachments);
+    let attached = attachments
+        .filter(|a| !matches!(a.target, Target::Gone(_)))
+        .map(|attachment| attachment.pin());
+    let holding = state.namespaces.iter().filter_map(|(cookie, namespace)| {
+        let live = namespace.live.as_ref()?;
+        (live.lowat == 0 && namespace.entry.is_some()).then(|| format!("hold {cookie}"))
+    });
+    attached.chain(holding).collect()
+}
