@@ -10,3 +10,6 @@ pub mod op;
 pub mod plan;
 pub mod state;
 mod sys;
+
+/// The BPF programs, as the build script has left them.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/underseal.bpf.o"));

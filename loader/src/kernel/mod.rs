@@ -5,6 +5,7 @@
 //! [`netns::Netns::run`] is how they work in another one.
 
 pub mod address;
+pub mod bpf;
 pub mod error;
 pub mod key;
 pub mod link;

@@ -1,0 +1,69 @@
+//! Iterators: pinned programs that run once over the TCP sockets of a network namespace and report
+//! what they find.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+
+use aya_obj::generated::bpf_attach_type::BPF_TRACE_ITER;
+use underseal_abi::Conn;
+use underseal_abi::names::{ITER_LET_GO, ITER_TAKE_OVER, PROGS};
+
+use super::{pin, sys};
+use crate::kernel::error::Error;
+use crate::kernel::netns::Netns;
+
+/// Takes over the sockets that are open in a namespace: those that need no TLS are released.
+/// Returns the connections that must not go on in plaintext, for the caller to reset; with
+/// `KEEP_EXISTING` in the configuration they go on, and their state says so
+/// ([`underseal_abi::State::Released`]).
+///
+/// # Errors
+/// The namespace cannot be entered, or the iterator is not pinned or fails.
+pub fn take_over(namespace: &Netns) -> Result<Vec<Conn>, Error> {
+    namespace.run(|| run(ITER_TAKE_OVER))?
+}
+
+/// Lets go of the sockets of a namespace: those that its default held are released. Returns the
+/// connections that wait for their keys, for the caller to reset.
+///
+/// # Errors
+/// The namespace cannot be entered, or the iterator is not pinned or fails.
+pub fn let_go(namespace: &Netns) -> Result<Vec<Conn>, Error> {
+    namespace.run(|| run(ITER_LET_GO))?
+}
+
+/// Runs a pinned iterator in the namespace of the calling thread.
+fn run(name: &str) -> Result<Vec<Conn>, Error> {
+    let fail = |source| Error::new("run iterator", name, source);
+    let program = pin::open(&pin::path(PROGS, name))?
+        .ok_or_else(|| fail(io::Error::other("it is not loaded")))?;
+    let link = sys::create_link(program.as_fd(), sys::At::Program, BPF_TRACE_ITER).map_err(fail)?;
+    let mut found = Vec::new();
+    let mut records = File::from(sys::create_iterator(link.as_fd()).map_err(fail)?);
+    records.read_to_end(&mut found).map_err(fail)?;
+    conns(&found).ok_or_else(|| fail(io::Error::other("its last record is cut off")))
+}
+
+fn conns(bytes: &[u8]) -> Option<Vec<Conn>> {
+    let records = bytes.chunks_exact(size_of::<Conn>());
+    records
+        .remainder()
+        .is_empty()
+        .then(|| records.filter_map(sys::read).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_whole() {
+        let mut bytes = vec![0; 2 * size_of::<Conn>()];
+        bytes[size_of::<Conn>()..][..8].copy_from_slice(&7_u64.to_ne_bytes());
+        let found = conns(&bytes).unwrap();
+        assert_eq!(found.iter().map(|c| c.cookie).collect::<Vec<_>>(), [0, 7]);
+        assert_eq!(conns(&bytes[1..]), None);
+        assert_eq!(conns(&[]), Some(vec![]));
+    }
+}
