@@ -23,7 +23,8 @@ use std::{
 /// # Errors
 ///
 /// A [`SealError`]; the socket is of no use afterwards. A server that refuses our certificate
-/// says so only later: the first read then fails with its alert.
+/// says so only later: the first read then fails with its alert, or with a reset if it closed
+/// its end before it had read what we sent.
 pub fn seal_client(stream: &TcpStream, party: Party<'_>, cipher: Cipher) -> Result<(), SealError> {
     install(stream, &handshake_client(stream, party, cipher)?)
 }
