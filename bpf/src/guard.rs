@@ -162,9 +162,11 @@ unsafe extern "C" fn step(_index: u32, walk: *mut Walk) -> i64 {
     let (packet, payload) = (walk.packet, walk.payload);
     // SAFETY: points into this socket's storage, which lives as long as the socket.
     let flow = unsafe { &mut *walk.flow };
-    let stepped = flow.step(walk.segment, |offset| {
-        packet.bytes::<1>(payload + offset).map(|[b]| b)
-    });
+    let stepped = flow.step(
+        walk.segment,
+        |offset| packet.payload(payload + offset),
+        |offset| packet.payload(payload + offset).map(|[byte]| byte),
+    );
     walk.verdict = match stepped {
         Step::More => return 0,
         Step::Done(Verdict::Pass) => PASSED,

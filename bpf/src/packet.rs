@@ -5,7 +5,7 @@ use core::ptr::{addr_of, read_volatile};
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_hdr_start_off::BPF_HDR_START_NET, bpf_sock},
     helpers::generated::{
-        bpf_redirect, bpf_redirect_peer, bpf_sk_fullsock, bpf_skb_change_type,
+        bpf_redirect, bpf_redirect_peer, bpf_sk_fullsock, bpf_skb_change_type, bpf_skb_load_bytes,
         bpf_skb_load_bytes_relative,
     },
 };
@@ -81,6 +81,18 @@ impl Packet {
                 N as u32,
                 BPF_HDR_START_NET,
             )
+        };
+        if failed == 0 { Some(bytes) } else { None }
+    }
+
+    /// `N` bytes at `offset` from the start of the buffer, in page fragments too (where payload is, and where
+    /// reads relative to a header do not reach: net/core/filter.c, `bpf_skb_load_bytes_relative`).
+    #[inline(always)]
+    pub fn payload<const N: usize>(self, offset: u32) -> Option<[u8; N]> {
+        let mut bytes = [0u8; N];
+        // SAFETY: the helper writes exactly N bytes or fails.
+        let failed = unsafe {
+            bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), N as u32)
         };
         if failed == 0 { Some(bytes) } else { None }
     }

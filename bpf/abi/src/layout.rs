@@ -61,8 +61,8 @@ pub struct Netns {
     pub saved_lowat: u32,
     /// MTU of the workload's interface as it was found, bytes; 0 if it was left alone.
     pub saved_mtu: u32,
-    /// Index of the workload's interface on the host side.
-    pub ifindex: u32,
+    /// 1 once the sockets that were open have been taken over; 0 while that is under way.
+    pub taken_over: u32,
 }
 
 /// What the helper must know of a workload. Strings are UTF-8, padded with zeros, never cut.

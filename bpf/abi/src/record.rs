@@ -77,22 +77,35 @@ impl Flow {
         }
     }
 
-    /// Looks at the next header in `segment`. `byte(offset)` reads the payload byte at `offset`,
-    /// or `None` if it cannot; then the segment counts as not a record.
+    /// Looks at the next header in `segment`. `header(offset)` reads a whole header at `offset` of
+    /// the payload, `byte(offset)` one byte of a header that a segment border cuts; what cannot be
+    /// read counts as not a record.
     #[inline(always)]
-    pub fn step(&mut self, segment: Segment, byte: impl Fn(u32) -> Option<u8>) -> Step {
+    pub fn step(
+        &mut self,
+        segment: Segment,
+        header: impl Fn(u32) -> Option<[u8; HEADER as usize]>,
+        byte: impl Fn(u32) -> Option<u8>,
+    ) -> Step {
         let ahead = self.next.wrapping_sub(segment.seq).cast_signed();
-        if ahead >= segment.len.cast_signed() {
+        let len = segment.len.cast_signed();
+        if ahead >= len {
             return Step::Done(Verdict::Pass);
         }
         if ahead.wrapping_add(self.seen.cast_signed()) < 0 {
             return Step::Done(Verdict::Gap);
         }
+        if self.seen == 0 && ahead.wrapping_add(HEADER.cast_signed()) <= len {
+            return match header(ahead.cast_unsigned()) {
+                Some(header) => self.begin_record(header),
+                None => Step::Done(Verdict::NotARecord),
+            };
+        }
         let mut i = 0;
         while i < HEADER {
             if i >= self.seen {
                 let offset = ahead.wrapping_add(i.cast_signed());
-                if offset >= segment.len.cast_signed() {
+                if offset >= len {
                     self.seen = i;
                     return Step::Done(Verdict::Pass);
                 }
@@ -106,8 +119,16 @@ impl Flow {
             }
             i += 1;
         }
-        let length = (self.header[3] as u32) << 8 | self.header[4] as u32;
-        if length < MIN_LENGTH || length > MAX_LENGTH {
+        let h = self.header;
+        self.begin_record([h[0], h[1], h[2], h[3], h[4]])
+    }
+
+    #[inline(always)]
+    fn begin_record(&mut self, header: [u8; HEADER as usize]) -> Step {
+        let [kind, major, minor, high, low] = header;
+        let length = (high as u32) << 8 | low as u32;
+        let is_data = starts_record(0, kind) && starts_record(1, major) && starts_record(2, minor);
+        if !is_data || length < MIN_LENGTH || length > MAX_LENGTH {
             return Step::Done(Verdict::NotARecord);
         }
         self.next = self.next.wrapping_add(HEADER + length);
@@ -144,7 +165,9 @@ mod tests {
             len: u32::try_from(payload.len()).unwrap(),
         };
         loop {
-            if let Step::Done(verdict) = flow.step(segment, |o| payload.get(o as usize).copied()) {
+            let header = |o: u32| payload.get(o as usize..)?.first_chunk().copied();
+            let byte = |o: u32| payload.get(o as usize).copied();
+            if let Step::Done(verdict) = flow.step(segment, header, byte) {
                 return verdict;
             }
         }
