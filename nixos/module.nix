@@ -1,0 +1,157 @@
+# NixOS module: writes the configuration, hangs the package's own units into the boot, and asks of
+# the kernel what it must have. It holds no logic of its own: what the settings mean is documented
+# in examples/underseal.toml, and `underseal apply` judges them.
+{
+  config,
+  lib,
+  pkgs,
+  utils,
+  ...
+}:
+let
+  inherit (lib) mkOption types;
+  cfg = config.services.underseal;
+  toml = pkgs.formats.toml { };
+
+  # Known keys are typed, the others are passed on: apply refuses those it does not know.
+  section =
+    options:
+    types.submodule {
+      freeformType = toml.type;
+      inherit options;
+    };
+  option = type: description: mkOption { inherit type description; };
+  optional =
+    type: default: description:
+    mkOption { inherit type default description; };
+  strings = types.listOf types.str;
+
+  file = toml.generate "underseal.toml" (lib.filterAttrs (_: value: value != null) cfg.settings);
+  hasWireguard = cfg.settings.wireguard != null || cfg.settings.peer != [ ];
+  port = if cfg.settings.wireguard == null then 51871 else cfg.settings.wireguard.port;
+  devices = map (
+    uplink: "sys-subsystem-net-devices-${utils.escapeSystemdPath uplink}.device"
+  ) cfg.settings.node.uplinks;
+  lsmLists = lib.filter (lib.hasPrefix "lsm=") config.boot.kernelParams;
+in
+{
+  options.services.underseal = {
+    enable = lib.mkEnableOption "Underseal, which encrypts every path between workloads in the kernel";
+
+    package = mkOption {
+      type = types.package;
+      default = pkgs.callPackage ./package.nix { };
+      defaultText = lib.literalExpression "pkgs.callPackage ./package.nix { }";
+      description = "The package that has the programs and the units.";
+    };
+
+    openFirewall =
+      optional types.bool true
+        "Whether WireGuard's UDP port is opened, if there is a WireGuard device.";
+
+    settings = mkOption {
+      description = "The configuration, as in examples/underseal.toml.";
+      type = section {
+        node = option (section {
+          name = optional types.str config.networking.hostName "Name of this node.";
+          networks = option strings "Networks of this node's workloads.";
+          uplinks =
+            optional strings [ ]
+              "Interfaces that lead to other nodes; the strict check stands there.";
+          trust_domain = option types.str "Trust domain of the workloads' SPIFFE IDs.";
+          cgroup = optional types.str "/sys/fs/cgroup" "The cgroup2 folder whose processes are covered.";
+        }) "This node.";
+
+        wireguard = optional (types.nullOr (section {
+          interface = optional types.str "underseal0" "Name of the device.";
+          port = optional types.port 51871 "UDP port.";
+          private_key_file = optional types.str "/var/lib/underseal/wireguard.key" ''
+            Where the private key is kept; made by the first apply. Never a path of the Nix store.
+          '';
+          addresses = optional strings [ ] "Addresses of the device.";
+        })) null "The WireGuard device. With peers it is there even if this is null.";
+
+        peer = optional (types.listOf (section {
+          name = option types.str "Name of the node.";
+          public_key = option types.str "Its public key, as `underseal key` prints it.";
+          endpoint = option types.str "Where it is reached: ADDRESS:PORT.";
+          networks = option strings "Networks of its workloads.";
+        })) [ ] "The other nodes.";
+
+        seal = optional (section {
+          mode = optional (types.enum [
+            "same-node"
+            "never"
+          ]) "same-node" "Which connections are sealed by mutual TLS.";
+          cipher = optional (types.enum [
+            "aes-128-gcm"
+            "aes-256-gcm"
+            "chacha20-poly1305"
+          ]) "aes-128-gcm" "Cipher of sealed connections.";
+          existing = optional (types.enum [
+            "reset"
+            "keep"
+          ]) "reset" "What happens to plaintext connections that are open at the take-over.";
+        }) { } "How connections between workloads of this node are sealed.";
+
+        policy = optional (section {
+          outside = optional (types.enum [
+            "allow"
+            "deny"
+          ]) "allow" "Traffic with addresses that are no workload.";
+          non_tcp = optional (types.enum [
+            "allow"
+            "deny"
+          ]) "deny" "What mutual TLS cannot carry, between workloads of this node; ICMP always passes.";
+        }) { } "What may pass unsealed.";
+
+        workload = optional (types.listOf (section {
+          name = option types.str "Its name.";
+          namespace = optional types.str "default" "The namespace that its SPIFFE ID names.";
+          netns = option types.str "Path of its network namespace.";
+          interface = optional types.str "eth0" "Its own end of a veth pair.";
+          addresses = option strings "Its addresses, out of the node's networks.";
+        })) [ ] "The workloads of this node.";
+      };
+    };
+  };
+
+  config = lib.mkIf cfg.enable {
+    assertions = [
+      {
+        assertion = lib.versionAtLeast config.boot.kernelPackages.kernel.version "6.1";
+        message = "services.underseal needs Linux 6.1 or later.";
+      }
+      {
+        assertion = lib.all (
+          list: lib.elem "bpf" (lib.splitString "," (lib.removePrefix "lsm=" list))
+        ) lsmLists;
+        message = "services.underseal needs `bpf` in the kernel parameter lsm= (security.lsm).";
+      }
+    ];
+
+    # All of them are loaded at first use; listed for machines that lock loading after boot.
+    boot.kernelModules = [
+      "tls"
+      "inet_diag"
+      "tcp_diag"
+    ]
+    ++ lib.optional hasWireguard "wireguard";
+
+    environment.systemPackages = [ cfg.package ];
+    environment.etc."underseal/underseal.toml".source = file;
+    networking.firewall.allowedUDPPorts = lib.mkIf (cfg.openFirewall && hasWireguard) [ port ];
+
+    # The units are the package's. Here is only what NixOS keeps outside of units, and the uplinks.
+    systemd.packages = [ cfg.package ];
+    systemd.services.underseal = {
+      wantedBy = [ "multi-user.target" ];
+      wants = devices;
+      after = devices;
+      # A new configuration or version is applied, not torn down and built anew.
+      reloadIfChanged = true;
+      reloadTriggers = [ file ];
+    };
+    systemd.services.underseal-handshake.wantedBy = [ "multi-user.target" ];
+  };
+}
