@@ -1,7 +1,8 @@
-//! What is shipped beside the programs: systemd units, the NixOS module, the README's example.
+//! What is shipped beside the programs: systemd units, the NixOS module, the documents.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::ErrorKind,
     os::unix::fs::PermissionsExt,
@@ -25,12 +26,15 @@ fn systemd_finds_nothing_to_complain_about() {
 fn systemd_would_find_a_mistake() {
     for (right, wrong) in [
         ("Restart=", "Restrat="),
-        ("After=underseal.service", "After=underseal"),
+        ("Type=notify", "Type=notfy"),
         ("/usr/bin/", "/usr/nib/"),
     ] {
         let root = root_with_units(|unit, text| {
             let text_with_mistake = text.replace(right, wrong);
-            assert!(unit == UNITS[0] || text_with_mistake != text, "{right} is not in {unit}");
+            assert!(
+                unit == UNITS[0] || text_with_mistake != text,
+                "{right} is not in {unit}"
+            );
             text_with_mistake
         });
         let (passed, complaint) = verify(&root);
@@ -44,22 +48,41 @@ fn sandboxes_are_tight() {
     let root = root_with_units(|_, text| text);
     for (unit, limit) in UNITS.iter().zip(["31", "33"]) {
         let mut analyze = tool("systemd-analyze", "systemd");
-        analyze.args(["security", "--offline=yes", "--no-pager", "--threshold", limit]);
+        analyze.args([
+            "security",
+            "--offline=yes",
+            "--no-pager",
+            "--threshold",
+            limit,
+        ]);
         analyze.arg(root_option(&root)).arg(unit);
         let output = analyze.output().unwrap();
-        assert!(output.status.success(), "{unit}: {}", String::from_utf8_lossy(&output.stdout));
+        assert!(
+            output.status.success(),
+            "{unit}: {}",
+            String::from_utf8_lossy(&output.stdout)
+        );
     }
 }
 
 #[test]
 fn nix_files_parse() {
-    let files = nix_files(&top().join("nixos"));
+    let files = files_in(&top().join("nixos"), "nix");
     assert!(files.len() >= 6, "{files:?}");
     for file in files {
         let parsed = rnix::Root::parse(&fs::read_to_string(&file).unwrap());
-        assert!(parsed.errors().is_empty(), "{}: {:?}", file.display(), parsed.errors());
+        assert!(
+            parsed.errors().is_empty(),
+            "{}: {:?}",
+            file.display(),
+            parsed.errors()
+        );
         let strict = nix().arg("--parse").arg(&file).output().unwrap();
-        assert!(strict.status.success(), "{}", String::from_utf8_lossy(&strict.stderr));
+        assert!(
+            strict.status.success(),
+            "{}",
+            String::from_utf8_lossy(&strict.stderr)
+        );
     }
 }
 
@@ -71,9 +94,15 @@ fn module_renders_what_the_loader_reads() {
         text: fs::read_to_string(top().join("examples/underseal.toml")).unwrap(),
         format: Format::Toml,
     };
-    assert_eq!(rendered(&module["example"]), Config::parse(&example).unwrap());
+    assert_eq!(
+        rendered(&module["example"]),
+        Config::parse(&example).unwrap()
+    );
     let least = rendered(&module["least"]);
-    assert_eq!((least.node.name.to_string().as_str(), least.wireguard), ("node-a", None));
+    assert_eq!(
+        (least.node.name.to_string().as_str(), least.wireguard),
+        ("node-a", None)
+    );
 }
 
 #[test]
@@ -81,10 +110,16 @@ fn module_configures_the_rest_of_nixos() {
     let module = evaluate_module();
     let device = "sys-subsystem-net-devices-eth0.device";
     let service = &module["services"]["underseal"];
-    assert_eq!((&service["wants"], &service["after"]), (&json!([device]), &json!([device])));
+    assert_eq!(
+        (&service["wants"], &service["after"]),
+        (&json!([device]), &json!([device]))
+    );
     assert_eq!(service["reloadIfChanged"], json!(true));
     assert_eq!(service["reloadTriggers"], json!([module["example"]]));
-    assert_eq!(module["modules"], json!(["tls", "inet_diag", "tcp_diag", "wireguard"]));
+    assert_eq!(
+        module["modules"],
+        json!(["tls", "inet_diag", "tcp_diag", "wireguard"])
+    );
     assert_eq!(module["ports"], json!({"example": [51871], "least": []}));
     assert_eq!(module["off"], json!({"etc": {}, "systemPackages": []}));
 }
@@ -109,9 +144,47 @@ fn examples_in_the_readme_are_in_order() {
         .collect();
     assert!(!blocks.is_empty());
     for text in blocks {
-        let source = Source { name: "README.md".into(), text: text.into(), format: Format::Toml };
+        let source = Source {
+            name: "README.md".into(),
+            text: text.into(),
+            format: Format::Toml,
+        };
         Config::parse(&source).unwrap_or_else(|error| panic!("{error}"));
     }
+}
+
+#[test]
+fn architecture_names_every_file() {
+    let text = fs::read_to_string(top().join("ARCHITECTURE.md")).unwrap();
+    let mut named = BTreeSet::new();
+    for section in text.split("\n### ").skip(1) {
+        let (heading, lines) = section.split_once('\n').unwrap();
+        let folders = heading.split(':').next().unwrap().split(" and ");
+        let folders: Vec<PathBuf> = folders.map(|folder| top().join(folder)).collect();
+        let items = lines
+            .lines()
+            .filter(|line| line.starts_with("- `") && line.contains(".rs`: "));
+        for name in items.flat_map(|line| line.split(": ").next().unwrap().split(", ")) {
+            let name = name.trim_matches(['-', ' ', '`']);
+            let file = folders
+                .iter()
+                .map(|folder| folder.join(name))
+                .find(|file| file.exists());
+            named.insert(file.unwrap_or_else(|| panic!("{heading}: there is no {name}")));
+        }
+    }
+    let crates = ["bpf/src", "bpf/abi/src", "ktls/src", "loader/src"];
+    let all = crates
+        .iter()
+        .flat_map(|folder| files_in(&top().join(folder), "rs"));
+    // Tests in files of their own are named by what they test.
+    let missing: Vec<PathBuf> = all
+        .filter(|file| !named.contains(file) && !file.ends_with("tests.rs"))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "ARCHITECTURE.md, \"Files\", does not name {missing:?}"
+    );
 }
 
 /// A file system root with systemd's own units, ours as `change` leaves them, and what they start.
@@ -145,7 +218,10 @@ fn verify(root: &TempDir) -> (bool, String) {
     analyze.args(["verify", "--recursive-errors=no", "--man=no"]);
     let output = analyze.arg(root_option(root)).args(UNITS).output().unwrap();
     let said = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&said).into_owned(),
+    )
 }
 
 fn root_option(root: &TempDir) -> String {
@@ -159,14 +235,22 @@ fn evaluate_module() -> Value {
         .arg(top().join("nixos/tests/module.nix"))
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// The configuration that the module has rendered, as `NAME: JSON`.
 fn rendered(file: &Value) -> Config {
     let (name, text) = file.as_str().unwrap().split_once(": ").unwrap();
-    let source = Source { name: name.into(), text: text.into(), format: Format::Json };
+    let source = Source {
+        name: name.into(),
+        text: text.into(),
+        format: Format::Json,
+    };
     Config::parse(&source).unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -175,7 +259,12 @@ fn nix() -> Command {
     let mut nix = tool("nix-instantiate", "nix-bin");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nix");
     nix.env("NIX_REMOTE", "dummy://").env("HOME", &folder);
-    for variable in ["NIX_STORE_DIR", "NIX_STATE_DIR", "NIX_CONF_DIR", "NIX_LOG_DIR"] {
+    for variable in [
+        "NIX_STORE_DIR",
+        "NIX_STATE_DIR",
+        "NIX_CONF_DIR",
+        "NIX_LOG_DIR",
+    ] {
         nix.env(variable, folder.join(variable));
     }
     nix
@@ -185,16 +274,26 @@ fn nix() -> Command {
 fn tool(name: &str, package: &str) -> Command {
     if let Err(error) = Command::new(name).arg("--version").output() {
         assert_eq!(error.kind(), ErrorKind::NotFound, "{name}: {error}");
-        panic!("{name} is not installed\n  hint: apt-get install -y --no-install-recommends {package}");
+        panic!(
+            "{name} is not installed\n  hint: apt-get install -y --no-install-recommends {package}"
+        );
     }
     Command::new(name)
 }
 
-fn nix_files(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+fn files_in(folder: &Path, ending: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
     entries
-        .flat_map(|path| if path.is_dir() { nix_files(&path) } else { vec![path] })
-        .filter(|path| path.extension().is_some_and(|ending| ending == "nix"))
+        .flat_map(|path| {
+            if path.is_dir() {
+                files_in(&path, ending)
+            } else {
+                vec![path]
+            }
+        })
+        .filter(|path| path.extension().is_some_and(|found| found == ending))
         .collect()
 }
 
