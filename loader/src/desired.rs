@@ -14,7 +14,7 @@ use crate::{
     },
     state::{
         Attachment, Datapath, Endpoint, Facts, Found, Hook, Key, Live, Namespace, Peer,
-        PresharedKey, Program, Route, Saved, Settings, State, Target, Wireguard, Workload,
+        PresharedKey, Program, Route, Saved, Settings, State, Target, Veth, Wireguard, Workload,
     },
 };
 
@@ -45,13 +45,23 @@ pub fn desired(config: &Config, facts: &Facts) -> State {
     }
 }
 
-/// Names of the configured workloads whose namespace or interface does not exist.
+/// Configured workloads that are not there, or not wholly, with what is missing.
 #[must_use]
-pub fn absent<'a>(config: &'a Config, facts: &Facts) -> Vec<&'a WorkloadName> {
-    let names = config.workloads.iter().map(|workload| &workload.name);
-    names
-        .filter(|name| !facts.namespaces.contains_key(name))
-        .collect()
+pub fn absent<'a>(config: &'a Config, facts: &Facts) -> Vec<(&'a WorkloadName, String)> {
+    let missing = config.workloads.iter().filter_map(|workload| {
+        let what = match facts.namespaces.get(&workload.name) {
+            None => format!("there is no {}", workload.netns),
+            Some(Found {
+                live: Live { veth: None, .. },
+                ..
+            }) => {
+                format!("there is no {} in {}", workload.interface, workload.netns)
+            }
+            Some(_) => return None,
+        };
+        Some((&workload.name, what))
+    });
+    missing.collect()
 }
 
 /// The ids of all configured workloads: those they have; for new ones the lowest that nobody has,
@@ -161,10 +171,11 @@ fn ipcache(
     // After the networks: a network of one address gives way to the workload that has it.
     let single = config.workloads.iter().flat_map(|workload| {
         let found = facts.namespaces.get(&workload.name);
+        let veth = found.and_then(|found| found.live.veth.as_ref());
         let endpoint = Endpoint {
             node: THIS_NODE,
             workload: ids[&workload.name],
-            ifindex: found.map_or(0, |found| found.live.host.index),
+            ifindex: veth.map_or(0, |veth| veth.host.index),
         };
         workload
             .addresses
@@ -189,11 +200,11 @@ fn workloads(config: &Config, ids: &BTreeMap<WorkloadName, u32>) -> BTreeMap<u32
 }
 
 fn attachments(config: &Config, facts: &Facts) -> BTreeSet<Attachment> {
-    let hosts: Vec<&InterfaceName> = facts
+    let veths = facts
         .namespaces
         .values()
-        .map(|found| &found.live.host.name)
-        .collect();
+        .filter_map(|found| found.live.veth.as_ref());
+    let hosts: Vec<&InterfaceName> = veths.map(|veth| &veth.host.name).collect();
     let device: Vec<&InterfaceName> = config.wireguard.iter().map(|w| &w.interface).collect();
     let uplinks: Vec<&InterfaceName> = config.node.uplinks.iter().collect();
     let mut wanted = BTreeSet::new();
@@ -240,18 +251,12 @@ fn namespaces(
 /// What is wanted of a namespace whose packets must fit into `limit` bytes.
 fn namespace(found: &Found, limit: Option<u32>) -> Namespace {
     let lowered = found.entry.map_or(0, |entry| entry.mtu);
-    let original = if lowered == 0 {
-        found.live.mtu
-    } else {
-        lowered
-    };
-    let limit = limit.unwrap_or(u32::MAX);
-    let (saved, mtu, host_mtu) = if original > limit {
-        (original, limit, limit)
-    } else if lowered == 0 {
-        (0, found.live.mtu, found.live.host_mtu.min(limit))
-    } else {
-        (0, original, original)
+    let (saved, veth) = match &found.live.veth {
+        None => (lowered, None),
+        Some(veth) => {
+            let (saved, veth) = fitted(veth, lowered, limit.unwrap_or(u32::MAX));
+            (saved, Some(veth))
+        }
     };
     let lowat = found.entry.map_or(found.live.lowat, |entry| entry.lowat);
     Namespace {
@@ -263,10 +268,28 @@ fn namespace(found: &Found, limit: Option<u32>) -> Namespace {
             taken_over: true,
         }),
         live: Some(Live {
-            mtu,
-            host_mtu,
+            path: found.live.path.clone(),
             lowat: 0,
-            ..found.live.clone()
+            veth,
         }),
     }
+}
+
+/// The MTU to put back in the end (0: none), and the pair as it should be. `lowered` is the MTU
+/// from which it has been lowered before; 0 if it has not.
+fn fitted(veth: &Veth, lowered: u32, limit: u32) -> (u32, Veth) {
+    let original = if lowered == 0 { veth.mtu } else { lowered };
+    let (saved, mtu, host_mtu) = if original > limit {
+        (original, limit, limit)
+    } else if lowered == 0 {
+        (0, veth.mtu, veth.host_mtu)
+    } else {
+        (0, original, original)
+    };
+    let veth = Veth {
+        mtu,
+        host_mtu,
+        ..veth.clone()
+    };
+    (saved, veth)
 }

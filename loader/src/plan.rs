@@ -11,7 +11,7 @@ use crate::{
     },
     desired::DEFAULT_LOWAT,
     op::{DatapathOp, DeviceChange, DeviceOp, NamespaceChange, NamespaceOp, NetnsEntry, Op},
-    state::{Datapath, Live, Namespace, Peer, PresharedKey, Saved, State, Wireguard},
+    state::{Datapath, Namespace, Peer, PresharedKey, Saved, State, Veth, Wireguard},
 };
 
 /// The steps that turn `observed` into `desired`; none if there is nothing to do.
@@ -329,7 +329,9 @@ fn take_over(cookie: u64, wanted: &Namespace, found: &Namespace, again: bool) ->
     } else if NetnsEntry::of(cookie, found).as_ref() != Some(&entry) {
         ops.push(DatapathOp::SetNetns(entry.clone()).into());
     }
-    ops.extend(set_mtu(live, now));
+    if let (Some(wanted), Some(found)) = (&live.veth, &now.veth) {
+        ops.extend(set_mtu(path, wanted, found));
+    }
     if now.lowat != live.lowat {
         ops.push(inside(path, NamespaceChange::SetLowat(live.lowat)));
     }
@@ -363,22 +365,22 @@ fn give_back(cookie: u64, found: &Namespace) -> Vec<Op> {
     if now.lowat == 0 && saved.lowat != 0 {
         ops.push(inside(&now.path, NamespaceChange::SetLowat(saved.lowat)));
     }
-    if saved.mtu != 0 {
-        let before = Live {
+    if let Some(veth) = now.veth.as_ref().filter(|_| saved.mtu != 0) {
+        let before = Veth {
             mtu: saved.mtu,
             host_mtu: saved.mtu,
-            ..now.clone()
+            ..veth.clone()
         };
-        ops.extend(set_mtu(&before, now));
+        ops.extend(set_mtu(&now.path, &before, veth));
     }
     ops
 }
 
-fn set_mtu(wanted: &Live, found: &Live) -> Vec<Op> {
+fn set_mtu(netns: &AbsolutePath, wanted: &Veth, found: &Veth) -> Vec<Op> {
     let mut ops = Vec::new();
     if wanted.mtu != found.mtu {
         let set = NamespaceChange::SetMtu(wanted.interface.clone(), wanted.mtu);
-        ops.push(inside(&wanted.path, set));
+        ops.push(inside(netns, set));
     }
     if wanted.host_mtu != found.host_mtu {
         ops.push(change(

@@ -193,16 +193,24 @@ pub struct Saved {
 pub struct Live {
     /// Path of the namespace.
     pub path: AbsolutePath,
+    /// `net.ipv4.tcp_notsent_lowat`, bytes.
+    pub lowat: u32,
+    /// The workload's interface and its host side; `None` if they do not exist yet.
+    pub veth: Option<Veth>,
+}
+
+/// A veth pair that connects a namespace with the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Veth {
     /// The workload's interface inside.
     pub interface: InterfaceName,
     /// Its MTU, bytes.
     pub mtu: u32,
-    /// Its peer on the host side.
+    /// The interface on the host side.
     pub host: Link,
-    /// MTU of the host side, bytes.
+    /// Its MTU, bytes.
     pub host_mtu: u32,
-    /// `net.ipv4.tcp_notsent_lowat`, bytes.
-    pub lowat: u32,
 }
 
 /// An interface that exists.

@@ -45,8 +45,8 @@ fn check(case: &Path) {
                 format: Format::Toml,
             };
             let config = Config::parse(&source).unwrap_or_else(|e| panic!("{e}"));
-            for name in absent(&config, &facts) {
-                writeln!(shown, "# absent: {name}").unwrap();
+            for (name, missing) in absent(&config, &facts) {
+                writeln!(shown, "# {name}: {missing}").unwrap();
             }
             desired(&config, &facts)
         }

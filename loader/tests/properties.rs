@@ -13,7 +13,7 @@ use underseal::{
     execute::{self, Undone},
     op::Op,
     plan::plan,
-    state::{Facts, Found, Link, Live, Namespace, State, Target},
+    state::{Facts, Found, Link, Live, Namespace, State, Target, Veth},
 };
 
 mod support;
@@ -137,7 +137,7 @@ impl Situation {
             let links: BTreeSet<String> = state
                 .namespaces
                 .values()
-                .filter_map(|n| Some(n.live.as_ref()?.host.name.to_string()))
+                .filter_map(|n| Some(n.live.as_ref()?.veth.as_ref()?.host.name.to_string()))
                 .collect();
             datapath.attachments = std::mem::take(&mut datapath.attachments)
                 .into_iter()
@@ -175,15 +175,27 @@ fn cookie(workload: u8, incarnation: u8) -> u64 {
 fn fresh(workload: u8, incarnation: u8) -> Live {
     Live {
         path: format!("/run/netns/w{workload}").parse().unwrap(),
-        interface: "eth0".parse().unwrap(),
-        mtu: 1500,
-        host: Link {
-            name: format!("veth{workload}-{incarnation}").parse().unwrap(),
-            index: u32::try_from(cookie(workload, incarnation)).unwrap(),
-        },
-        host_mtu: 1500,
         lowat: DEFAULT_LOWAT,
+        veth: Some(Veth {
+            interface: "eth0".parse().unwrap(),
+            mtu: 1500,
+            host: Link {
+                name: format!("veth{workload}-{incarnation}").parse().unwrap(),
+                index: u32::try_from(cookie(workload, incarnation)).unwrap(),
+            },
+            host_mtu: 1500,
+        }),
     }
+}
+
+/// As a namespace was before anything was applied.
+fn fresh_again(live: &Live) -> Live {
+    let mut live = live.clone();
+    live.lowat = DEFAULT_LOWAT;
+    if let Some(veth) = &mut live.veth {
+        (veth.mtu, veth.host_mtu) = (1500, 1500);
+    }
+    live
 }
 
 /// The states before and after `to` is applied where `from` was, and the steps between.
@@ -310,7 +322,7 @@ proptest! {
         prop_assert!(model.state.routes.is_empty());
         for namespace in model.state.namespaces.values() {
             let live = namespace.live.as_ref().unwrap();
-            prop_assert_eq!((live.lowat, live.mtu, live.host_mtu), (DEFAULT_LOWAT, 1500, 1500));
+            prop_assert_eq!(live, &fresh_again(live), "not put back");
             prop_assert_eq!(namespace.entry, None);
         }
         prop_assert_eq!(plan(&State::default(), &model.state), vec![]);

@@ -50,8 +50,6 @@ pub struct NetnsEntry {
     pub cookie: u64,
     /// Id of the workload that lives in it.
     pub workload: u32,
-    /// Index of the workload's interface on the host side; 0 if it is gone.
-    pub ifindex: u32,
     /// What is put back in the end.
     pub saved: Saved,
 }
@@ -63,7 +61,6 @@ impl NetnsEntry {
         Some(Self {
             cookie,
             workload: namespace.workload,
-            ifindex: namespace.live.as_ref().map_or(0, |live| live.host.index),
             saved: namespace.entry?,
         })
     }
@@ -231,20 +228,17 @@ impl fmt::Display for Words<'_, Endpoint> {
 impl fmt::Display for Words<'_, NetnsEntry> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let NetnsEntry {
-            workload,
-            ifindex,
-            saved,
-            ..
+            workload, saved, ..
         } = self.0;
         let Saved {
             lowat,
             mtu,
             taken_over,
         } = saved;
-        let ifindex = if *taken_over { *ifindex } else { 0 };
+        let taken_over = u8::from(*taken_over);
         write!(
             f,
-            "workload {workload} lowat {lowat} mtu {mtu} ifindex {ifindex}"
+            "workload {workload} lowat {lowat} mtu {mtu} taken-over {taken_over}"
         )
     }
 }

@@ -65,10 +65,13 @@ impl DeviceOp {
             .wireguard
             .as_ref()
             .filter(|d| d.interface == self.interface);
-        let mut live = before.namespaces.values().filter_map(|n| n.live.as_ref());
-        let host = live
-            .find(|live| live.host.name == self.interface)
-            .map(|live| live.host_mtu);
+        let mut veths = before
+            .namespaces
+            .values()
+            .filter_map(|n| n.live.as_ref()?.veth.as_ref());
+        let host = veths
+            .find(|veth| veth.host.name == self.interface)
+            .map(|veth| veth.host_mtu);
         let routes = before
             .routes
             .iter()

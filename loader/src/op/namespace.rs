@@ -57,7 +57,13 @@ impl NamespaceOp {
             })
         };
         match &self.change {
-            C::SetMtu(name, _) => vec![same(C::SetMtu(name.clone(), live.mtu))],
+            C::SetMtu(name, _) => {
+                let old = live
+                    .veth
+                    .as_ref()
+                    .map(|veth| same(C::SetMtu(name.clone(), veth.mtu)));
+                old.into_iter().collect()
+            }
             C::SetLowat(_) => vec![same(C::SetLowat(live.lowat))],
             // Without its entry no new connection of the namespace is held.
             C::TakeOver if namespace.entry.is_none() => {

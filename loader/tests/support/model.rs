@@ -154,13 +154,13 @@ impl Model {
             interface: interface.clone(),
         };
         if let C::SetMtu(mtu) = change {
-            let live = self
+            let veths = self
                 .state
                 .namespaces
                 .values_mut()
-                .filter_map(|n| n.live.as_mut());
-            for live in live.filter(|live| live.host.name == *interface) {
-                live.host_mtu = *mtu;
+                .filter_map(|n| n.live.as_mut()?.veth.as_mut());
+            for veth in veths.filter(|veth| veth.host.name == *interface) {
+                veth.host_mtu = *mtu;
             }
         }
         match change {
@@ -268,7 +268,10 @@ impl Model {
             return refuse("no such namespace");
         };
         match &op.change {
-            NamespaceChange::SetMtu(_, mtu) => live.mtu = *mtu,
+            NamespaceChange::SetMtu(_, mtu) => match &mut live.veth {
+                Some(veth) => veth.mtu = *mtu,
+                None => return refuse("no such interface"),
+            },
             NamespaceChange::SetLowat(bytes) => live.lowat = *bytes,
             NamespaceChange::TakeOver | NamespaceChange::LetGo if !iterators => {
                 return refuse("no iterator");
