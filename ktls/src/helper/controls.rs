@@ -1,15 +1,8 @@
-//! Test-only: takes a step of the hand-over away, so that a test can show what it is good for.
-//! Builds without the feature `test-controls` have none of it.
+//! Steps of the hand-over that a test can leave out, to show what they are good for.
 
-/// Whether sleeping tasks are left alone.
-#[cfg(feature = "test-controls")]
-pub(super) fn no_restart() -> bool {
-    std::env::var("UNDERSEAL_CONTROLS")
-        .is_ok_and(|controls| controls.split(',').any(|c| c == "no-restart"))
-}
-
-/// Whether sleeping tasks are left alone: never.
-#[cfg(not(feature = "test-controls"))]
-pub(super) const fn no_restart() -> bool {
-    false
+/// What is left out. `underseal-handshake` leaves out nothing, and there is no way to tell it to.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Controls {
+    /// Tasks that sleep inside send and recv are left asleep.
+    pub no_restart: bool,
 }

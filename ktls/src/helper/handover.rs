@@ -17,6 +17,7 @@ use std::{
 use underseal_abi::{Conn, HelperCounter, Lowat, Sleeper, State};
 
 use super::{
+    controls::Controls,
     maps::Maps,
     peers::Peers,
     restart::{Restart, restart},
@@ -71,6 +72,7 @@ pub(super) fn seal(
     maps: &mut Maps,
     peers: &Peers,
     pairs: Vec<Pair<OwnedFd>>,
+    controls: Controls,
 ) -> Vec<(Pair<OwnedFd>, Result<(), Failure>)> {
     let mut passages: Vec<Passage> = pairs
         .into_iter()
@@ -81,7 +83,7 @@ pub(super) fn seal(
         .collect();
     // The other half of this barrier is in bpf/src/sleepers.rs.
     fence(Ordering::SeqCst);
-    restart_sleepers(maps, &mut passages);
+    restart_sleepers(maps, &mut passages, controls);
     for passage in &mut passages {
         if passage.result.is_ok() {
             passage.result = release(maps, &passage.pair);
@@ -123,7 +125,7 @@ fn install_all(
 }
 
 /// Step 3. A connection with a task that could not be restarted fails.
-fn restart_sleepers(maps: &mut Maps, passages: &mut [Passage]) {
+fn restart_sleepers(maps: &mut Maps, passages: &mut [Passage], controls: Controls) {
     let mut cookies: Vec<u64> = passages
         .iter()
         .flat_map(|p| [p.pair.client.0.cookie, p.pair.server.0.cookie])
@@ -136,7 +138,7 @@ fn restart_sleepers(maps: &mut Maps, passages: &mut [Passage]) {
         let Some(passage) = passages.iter_mut().find(on_it) else {
             continue;
         };
-        if passage.result.is_ok() && !super::controls::no_restart() {
+        if passage.result.is_ok() && !controls.no_restart {
             match restart(sleeper) {
                 Ok(Restart::Done) => restarted += 1,
                 Ok(Restart::NotNeeded) => {}

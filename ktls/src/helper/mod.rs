@@ -13,9 +13,11 @@ mod peers;
 mod pins;
 mod reset;
 mod restart;
+mod serve;
 mod session;
 mod sys;
 mod table;
 
-pub use pins::{Lock, wait_for_maps};
-pub use session::{End, Session};
+pub use controls::Controls;
+pub use pins::Lock;
+pub use serve::main;

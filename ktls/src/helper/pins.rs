@@ -27,7 +27,7 @@ impl Lock {
     ///
     /// # Errors
     /// Another helper runs, or the folder cannot be written.
-    pub fn take() -> Result<Self> {
+    pub(super) fn take() -> Result<Self> {
         let path = Path::new(Self::PATH);
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)
@@ -92,7 +92,7 @@ impl AsFd for Watch {
 ///
 /// # Errors
 /// The BPF file system is not there.
-pub fn wait_for_maps() -> Result<()> {
+pub(super) fn wait_for_maps() -> Result<()> {
     let root = Path::new(PIN_ROOT);
     let parent = root.parent().unwrap_or(root);
     loop {

@@ -14,6 +14,7 @@ use tracing::{debug, error, info, warn};
 use underseal_abi::{Conn, Drop, EventKind, HelperCounter, State};
 
 use super::{
+    controls::Controls,
     discover, handover,
     handover::Failure,
     maps::Maps,
@@ -28,7 +29,7 @@ use crate::install::{self, InstallError};
 /// Why a session ended.
 #[must_use]
 #[derive(Debug, PartialEq, Eq)]
-pub enum End {
+pub(super) enum End {
     /// The maps were unpinned; others may come.
     MapsGone,
     /// SIGTERM or SIGINT.
@@ -36,7 +37,8 @@ pub enum End {
 }
 
 /// The helper at work.
-pub struct Session {
+pub(super) struct Session {
+    controls: Controls,
     maps: Maps,
     watch: Watch,
     peers: Peers,
@@ -49,11 +51,12 @@ impl Session {
     ///
     /// # Errors
     /// A map is missing or of another version.
-    pub fn start() -> Result<Self> {
+    pub(super) fn start(controls: Controls) -> Result<Self> {
         let watch = Watch::maps()?;
         let maps = Maps::open()?;
         let lost_events = maps.lost_events();
         let mut session = Self {
+            controls,
             maps,
             watch,
             peers: Peers::new(),
@@ -66,7 +69,7 @@ impl Session {
 
     /// How many ends of connections wait.
     #[must_use]
-    pub fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.table.len()
     }
 
@@ -74,7 +77,7 @@ impl Session {
     ///
     /// # Errors
     /// Only what makes going on pointless; a connection that fails is reset and logged.
-    pub fn run(&mut self, stop: impl AsFd) -> Result<End> {
+    pub(super) fn run(&mut self, stop: impl AsFd) -> Result<End> {
         loop {
             self.take_events();
             self.search();
@@ -153,7 +156,7 @@ impl Session {
         if pairs.is_empty() {
             return;
         }
-        for (pair, result) in handover::seal(&mut self.maps, &self.peers, pairs) {
+        for (pair, result) in handover::seal(&mut self.maps, &self.peers, pairs, self.controls) {
             match result {
                 Ok(()) => {
                     self.maps.count(HelperCounter::Sealed, 1);
