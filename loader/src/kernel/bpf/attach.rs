@@ -31,13 +31,14 @@ pub struct Attached {
     pub tag: [u8; 8],
 }
 
-/// What was attached before an [`attach`] or [`detach`].
+/// What was there before an [`attach`] or [`detach`].
 #[must_use]
 #[derive(Debug)]
 pub struct Previous {
-    attachment: Attachment,
-    /// `None`: nothing.
-    program: Option<OwnedFd>,
+    /// What has been attached or detached.
+    changed: Attachment,
+    /// What the same pin stood for, with the program; `None` if it stood for nothing.
+    before: Option<(Attachment, OwnedFd)>,
 }
 
 impl Previous {
@@ -46,9 +47,9 @@ impl Previous {
     /// # Errors
     /// The kernel's refusal.
     pub fn restore(self) -> Result<(), Error> {
-        match &self.program {
-            Some(program) => put(&self.attachment, program.as_fd()),
-            None => remove(&self.attachment),
+        match &self.before {
+            Some((attachment, program)) => put(attachment, program.as_fd()),
+            None => remove(&self.changed),
         }
     }
 }
@@ -61,33 +62,7 @@ impl Previous {
 pub fn observe(cgroup: Option<&AbsolutePath>) -> Result<Vec<Attached>, Error> {
     let mut all = Vec::new();
     for name in pin::names(LINKS)? {
-        let Some((program, interface)) = parse(&name) else {
-            continue;
-        };
-        let Some(fd) = pin::open(&pin::path(LINKS, &name))? else {
-            continue;
-        };
-        let fail = |source| Error::new("look at the program of", &name, source);
-        let (info, target) = match pin::kind(fd.as_fd())? {
-            Kind::Link => {
-                let link = sys::link_info(fd.as_fd()).map_err(fail)?;
-                let info = sys::program(link.program)
-                    .and_then(|fd| sys::program_info(fd.as_fd()))
-                    .map_err(fail)?;
-                (info, link_target(program, interface, &link, cgroup)?)
-            }
-            Kind::Program => {
-                let info = sys::program_info(fd.as_fd()).map_err(fail)?;
-                (info, filter_target(program, interface, info.id)?)
-            }
-            Kind::Other => continue,
-        };
-        let Some(target) = target else { continue };
-        all.push(Attached {
-            attachment: Attachment { program, target },
-            program_id: info.id,
-            tag: info.tag,
-        });
+        all.extend(look(&name, cgroup)?.map(|(attached, _)| attached));
     }
     Ok(all)
 }
@@ -149,11 +124,15 @@ pub fn has_function(program: Program) -> Result<bool, Error> {
 
 /// File name of a pin. Names of VLAN interfaces have dots, which the BPF file system refuses; no
 /// interface name has a colon.
-fn pin_path(attachment: &Attachment) -> PathBuf {
-    pin::path(LINKS, &attachment.pin().replace('.', ":"))
+fn pin_name(attachment: &Attachment) -> String {
+    attachment.pin().replace('.', ":")
 }
 
-/// Reverse of [`pin_path`]; `None` for what is no attachment.
+fn pin_path(attachment: &Attachment) -> PathBuf {
+    pin::path(LINKS, &pin_name(attachment))
+}
+
+/// Reverse of [`pin_name`]; `None` for what is no attachment.
 fn parse(name: &str) -> Option<(Program, Option<String>)> {
     match name.split_once('@') {
         Some((program, interface)) => Some((
@@ -170,22 +149,49 @@ fn qdisc_path(interface: &Link) -> PathBuf {
     pin::path(LINKS, &format!("clsact@{}", interface.index))
 }
 
-fn previous(attachment: &Attachment) -> Result<Previous, Error> {
-    let path = pin_path(attachment);
-    let fail = |source| Error::new("open the program of", pin::show(&path), source);
-    let program = match pin::open(&path)? {
-        None => None,
-        Some(fd) => match pin::kind(fd.as_fd())? {
-            Kind::Link => {
-                let info = sys::link_info(fd.as_fd()).map_err(fail)?;
-                Some(sys::program(info.program).map_err(fail)?)
-            }
-            _ => Some(fd),
-        },
+/// What a pin stands for, with the program; `None` if there is no such pin, or it is not ours.
+fn look(name: &str, cgroup: Option<&AbsolutePath>) -> Result<Option<(Attached, OwnedFd)>, Error> {
+    let Some((program, interface)) = parse(name) else {
+        return Ok(None);
     };
+    let Some(fd) = pin::open(&pin::path(LINKS, name))? else {
+        return Ok(None);
+    };
+    let fail = |source| Error::new("look at the program of", name, source);
+    let (target, fd) = match pin::kind(fd.as_fd())? {
+        Kind::Link => {
+            let link = sys::link_info(fd.as_fd()).map_err(fail)?;
+            let target = link_target(program, interface, &link, cgroup)?;
+            (target, sys::program(link.program).map_err(fail)?)
+        }
+        Kind::Program => (filter_target(program, interface, fd.as_fd())?, fd),
+        Kind::Other => return Ok(None),
+    };
+    let Some(target) = target else {
+        return Ok(None);
+    };
+    let info = sys::program_info(fd.as_fd()).map_err(fail)?;
+    let attachment = Attachment { program, target };
+    let attached = Attached {
+        attachment,
+        program_id: info.id,
+        tag: info.tag,
+    };
+    Ok(Some((attached, fd)))
+}
+
+fn previous(attachment: &Attachment) -> Result<Previous, Error> {
+    let hint = match &attachment.target {
+        Target::Cgroup(folder) => Some(folder),
+        _ => None,
+    };
+    let found = look(&pin_name(attachment), hint)?;
     Ok(Previous {
-        attachment: attachment.clone(),
-        program,
+        changed: attachment.clone(),
+        before: found
+            .map(|(attached, fd)| (attached.attachment, fd))
+            // Nobody can put a program back to an interface that is gone.
+            .filter(|(before, _)| !matches!(before.target, Target::Gone(_))),
     })
 }
 
@@ -330,7 +336,7 @@ fn link_target(
 fn filter_target(
     program: Program,
     interface: Option<String>,
-    id: u32,
+    fd: BorrowedFd<'_>,
 ) -> Result<Option<Target>, Error> {
     let Some(name) = interface else {
         return Ok(None);
@@ -339,7 +345,11 @@ fn filter_target(
         return Ok(None);
     };
     let there = match link::find(&name)? {
-        Some(found) => tc::attached(&found, program)? == Some(id),
+        Some(found) => {
+            let info = sys::program_info(fd)
+                .map_err(|source| Error::new("look at the program of", &name, source))?;
+            tc::attached(&found, program)? == Some(info.id)
+        }
         None => false,
     };
     Ok(Some(if there {
@@ -429,8 +439,7 @@ mod tests {
             program: Program::UplinkEgress,
             target: Target::Interface("eth0.100".parse().unwrap()),
         };
-        let path = pin_path(&attachment);
-        let name = path.file_name().unwrap().to_str().unwrap();
+        let name = &pin_name(&attachment);
         assert_eq!(name, "uplink_egress@eth0:100");
         assert_eq!(
             parse(name),
