@@ -1,0 +1,42 @@
+//! Every program passes this kernel's verifier and can be attached, replaced, observed, put back and removed;
+//! pins that do not fit are refused. `load` is an example of the loader's crate.
+
+use anyhow::{Result, ensure};
+use underseal_vm::{Lab, VmOptions};
+
+/// Interfaces of VLANs have a dot in their name, which pins cannot have.
+const INTERFACES: [&str; 2] = ["plain0", "tagged0.100"];
+
+pub(crate) fn run(lab: &Lab) -> Result<()> {
+    let vm = lab.boot(&VmOptions {
+        programs: &["examples/load"],
+        ..VmOptions::default()
+    })?;
+    vm.sh("mkdir /sys/fs/cgroup/covered")?;
+    for (interface, cgroup) in INTERFACES.into_iter().zip(["", "/covered"]) {
+        vm.sh(&format!(
+            "ip link add {interface} type dummy && ip link set {interface} up"
+        ))?;
+        let shown = vm
+            .sh(&format!("load /sys/fs/cgroup{cgroup} {interface}"))?
+            .text();
+        ensure!(shown.ends_with("load: passed"), "{interface}: {shown}");
+        let left = vm
+            .sh(&format!("tc qdisc show dev {interface} clsact"))?
+            .text();
+        ensure!(left.is_empty(), "left on {interface}: {left}");
+    }
+    // What was there before stays: a filter that has the place that ours want where there is no tcx.
+    vm.sh("tc qdisc add dev plain0 clsact")?;
+    vm.sh("tc filter add dev plain0 egress prio 1 bpf bytecode '1,6 0 0 4294967295,'")?;
+    let before = vm.sh(FILTERS)?.text();
+    vm.sh("load /sys/fs/cgroup plain0")?;
+    let after = vm.sh(FILTERS)?.text();
+    ensure!(
+        after == before && after.contains("bytecode"),
+        "before: {before}\nafter: {after}"
+    );
+    Ok(())
+}
+
+const FILTERS: &str = "tc filter show dev plain0 egress";
