@@ -19,8 +19,8 @@ packages=(
     rustc-web libstd-rust-web-dev-bpf llvm-22 llvm-22-dev libpolly-22-dev zlib1g-dev libzstd-dev
     # virtual machines: what unpacks kernels and makes the image (QEMU: see install_qemu)
     mmdebstrap debian-archive-keyring zstd xz-utils lz4 kmod e2fsprogs
-    # checks of systemd/ and nixos/
-    systemd nix-bin
+    # checks of bpf/, of the scripts here, of systemd/ and nixos/
+    rust-web-clippy shellcheck systemd nix-bin
 )
 linker_version=0.13.0
 

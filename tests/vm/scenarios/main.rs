@@ -4,11 +4,23 @@ use std::process::ExitCode;
 
 use underseal_vm::{Scenario, matrix};
 
+mod judge;
+mod programs_load;
 mod smoke;
 mod systemd_boot;
 mod wire;
 
 const ALL: &[Scenario] = &[
+    Scenario {
+        name: "judge",
+        machines: 1,
+        run: judge::run,
+    },
+    Scenario {
+        name: "programs_load",
+        machines: 1,
+        run: programs_load::run,
+    },
     Scenario {
         name: "smoke",
         machines: 1,

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, bail};
+use memchr::memmem;
 use underseal_vm_guest::{Answer, Call};
 
 use crate::pcap::{IpPacket, Pcap, Transport};
@@ -18,12 +19,11 @@ use crate::vm::Vm;
 pub struct Recording<'vm> {
     vm: &'vm Vm,
     number: u64,
-    path: String,
 }
 
 impl<'vm> Recording<'vm> {
-    pub(crate) fn new(vm: &'vm Vm, number: u64, path: String) -> Self {
-        Self { vm, number, path }
+    pub(crate) fn new(vm: &'vm Vm, number: u64) -> Self {
+        Self { vm, number }
     }
 
     /// Ends it, after everything that has passed so far, and fetches it.
@@ -37,14 +37,19 @@ impl<'vm> Recording<'vm> {
             },
             std::time::Duration::from_secs(60),
         )?;
-        let Answer::Captured { packets, dropped } = answer else {
+        let Answer::Captured {
+            packets,
+            dropped,
+            path,
+        } = answer
+        else {
             bail!("not an answer to CaptureStop")
         };
         if dropped > 0 {
             bail!("the recording lost {dropped} of {packets} packets");
         }
-        let pcap = Pcap::parse(&self.vm.get(&self.path)?)?;
-        self.vm.sh(&format!("rm {}", self.path))?;
+        let pcap = Pcap::parse(&self.vm.get(&path)?)?;
+        self.vm.sh(&format!("rm {path}"))?;
         Ok(pcap)
     }
 }
@@ -180,12 +185,7 @@ fn is_wireguard(ports: (u16, u16), payload: &[u8], question: &Question<'_>) -> b
 }
 
 fn hits(bytes: &[u8], markers: &[&[u8]]) -> u64 {
-    let count = |marker: &&[u8]| {
-        bytes
-            .windows(marker.len())
-            .filter(|window| window == marker)
-            .count() as u64
-    };
+    let count = |marker: &&[u8]| memmem::find_iter(bytes, marker).count() as u64;
     markers
         .iter()
         .filter(|marker| !marker.is_empty())
@@ -212,5 +212,195 @@ fn contains((network, length): (IpAddr, u8), address: IpAddr) -> bool {
             same(network.to_bits(), address.to_bits(), 128)
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::pcap::Link;
+
+    const SHOP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
+    const CART: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 11);
+    const UPLINKS: (Ipv4Addr, Ipv4Addr) =
+        (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2));
+
+    /// An Ethernet frame with IPv4.
+    fn v4(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0; 12];
+        frame.extend([8, 0, 0x45, 0]);
+        frame.extend((20 + payload.len() as u16).to_be_bytes());
+        frame.extend([0, 0, 0, 0, 64, protocol, 0, 0]);
+        frame.extend(source.octets());
+        frame.extend(destination.octets());
+        frame.extend(payload);
+        frame
+    }
+
+    /// The same packet translated to IPv6 (`fd00:1::` and the last byte), without Ethernet.
+    fn v6(frame: &[u8]) -> Vec<u8> {
+        let (ip, payload) = (&frame[14..34], &frame[34..]);
+        let mut packet = vec![0x60, 0, 0, 0];
+        packet.extend((payload.len() as u16).to_be_bytes());
+        packet.extend([ip[9], 64]);
+        for last in [ip[15], ip[19]] {
+            packet.extend([0xfd, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
+        }
+        packet.extend(payload);
+        packet
+    }
+
+    fn tcp(ports: (u16, u16), sequence: u32, syn: bool, payload: &[u8]) -> Vec<u8> {
+        let mut segment = [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat();
+        segment.extend(sequence.to_be_bytes());
+        segment.extend([
+            0,
+            0,
+            0,
+            0,
+            0x50,
+            if syn { 2 } else { 0x10 },
+            1,
+            0,
+            0,
+            0,
+            0,
+            0,
+        ]);
+        segment.extend(payload);
+        segment
+    }
+
+    fn udp(ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
+        let mut datagram = [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat();
+        datagram.extend((8 + payload.len() as u16).to_be_bytes());
+        datagram.extend([0, 0]);
+        datagram.extend(payload);
+        datagram
+    }
+
+    fn record(length: u8) -> Vec<u8> {
+        let mut record = vec![0x17, 3, 3, 0, length];
+        record.resize(5 + usize::from(length), 0x55);
+        record
+    }
+
+    fn counted(link: Link, packets: Vec<Vec<u8>>) -> PathCount {
+        let packets = packets
+            .into_iter()
+            .map(|packet| (Duration::ZERO, packet))
+            .collect();
+        let networks = [
+            (IpAddr::from([10, 1, 0, 0]), 24),
+            ("fd00:1::".parse().unwrap(), 64),
+        ];
+        let question = Question {
+            networks: &networks,
+            wireguard_port: 51871,
+            markers: &[b"secret"],
+        };
+        count(&Pcap { link, packets }, &question)
+    }
+
+    #[test]
+    fn a_sealed_connection() {
+        let to_cart = |segment: Vec<u8>| v4(SHOP, CART, 6, &segment);
+        let frames = vec![
+            to_cart(tcp((4000, 80), 7, true, &[])),
+            v4(CART, SHOP, 6, &tcp((80, 4000), 9, true, &[])),
+            to_cart(tcp((4000, 80), 8, false, &record(40))),
+            v4(
+                CART,
+                SHOP,
+                6,
+                &tcp((80, 4000), 10, false, &record(20)[..10]),
+            ),
+            v4(
+                CART,
+                SHOP,
+                6,
+                &tcp((80, 4000), 20, false, &record(20)[10..]),
+            ),
+        ];
+        let expected = PathCount {
+            streams: 2,
+            tls_records: 2,
+            tls_bytes: 70,
+            ..PathCount::default()
+        };
+        let translated = frames.iter().map(|frame| v6(frame)).collect();
+        assert_eq!(counted(Link::Ethernet, frames), expected);
+        assert_eq!(counted(Link::Ip, translated), expected);
+        assert!(!expected.is_readable());
+    }
+
+    #[test]
+    fn plaintext_cut_through_a_marker() {
+        let frames = vec![
+            v4(SHOP, CART, 6, &tcp((4000, 80), 8, false, b"a sec")),
+            v4(SHOP, CART, 6, &tcp((4000, 80), 13, false, b"ret")),
+        ];
+        let count = counted(Link::Ethernet, frames);
+        let found = (
+            count.plaintext_segments,
+            count.plaintext_bytes,
+            count.marker_hits,
+        );
+        assert_eq!(found, (2, 8, 1));
+        assert!(count.is_readable());
+    }
+
+    #[test]
+    fn the_same_ports_again_are_another_connection() {
+        let frames = vec![
+            v4(SHOP, CART, 6, &tcp((4000, 80), 7, true, &[])),
+            v4(SHOP, CART, 6, &tcp((4000, 80), 8, false, &record(40)[..10])),
+            v4(SHOP, CART, 6, &tcp((4000, 80), 500, true, &[])),
+            v4(SHOP, CART, 6, &tcp((4000, 80), 501, false, &record(17))),
+        ];
+        let count = counted(Link::Ethernet, frames);
+        assert_eq!(
+            (count.streams, count.tls_records, count.missing_bytes),
+            (2, 2, 0)
+        );
+    }
+
+    #[test]
+    fn wireguard_and_what_passes_beside_it() {
+        let (a, b) = UPLINKS;
+        let wireguard = |kind: u8, length: usize| {
+            let mut message = vec![kind, 0, 0, 0];
+            message.resize(length, 1);
+            v4(a, b, 17, &udp((51871, 51871), &message))
+        };
+        let frames = vec![
+            wireguard(1, 148),
+            wireguard(2, 92),
+            wireguard(4, 32),
+            wireguard(4, 128),
+            // Not WireGuard, though the port says so; and not of a workload.
+            v4(a, b, 17, &udp((51871, 51871), b"secret")),
+            v4(a, b, 6, &tcp((1, 2), 0, false, b"ssh of the node")),
+            // Of workloads: what no path may carry in the clear.
+            v4(
+                SHOP,
+                Ipv4Addr::new(10, 2, 0, 10),
+                17,
+                &udp((5, 53), b"query"),
+            ),
+            v4(SHOP, CART, 1, &[8, 0, 0, 0]),
+        ];
+        let expected = PathCount {
+            wireguard_packets: 4,
+            wireguard_data_packets: 1,
+            icmp_packets: 1,
+            other_packets: 1,
+            marker_hits: 1,
+            ..PathCount::default()
+        };
+        assert_eq!(counted(Link::Ethernet, frames), expected);
     }
 }

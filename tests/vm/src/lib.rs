@@ -4,14 +4,17 @@
 //! as a container runtime would ([`topology`]), runs unmodified programs, and judges recordings ([`capture`]).
 //! `tests/vm/setup.sh` makes what is needed. Nothing here knows what the programs under test are to do.
 
+mod agent;
 mod artifacts;
 pub mod capture;
 mod console;
 pub mod identities;
 mod initramfs;
+mod machine;
 pub mod main_job;
 pub mod matrix;
 pub mod pcap;
+mod place;
 mod qemu;
 pub mod site;
 mod stream;
@@ -21,7 +24,9 @@ mod wire;
 
 pub use artifacts::{Kernel, LINES};
 pub use capture::Recording;
+pub use machine::{PRODUCT, VmOptions};
 pub use matrix::{Lab, Scenario};
+pub use place::{Output, Place, Process};
 pub use underseal_vm_guest::{Bytes, Program};
-pub use vm::{Output, PRODUCT, Place, Process, Vm, VmOptions};
+pub use vm::Vm;
 pub use wire::{Fate, Filter, Port, Wire};

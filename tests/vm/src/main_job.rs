@@ -15,8 +15,8 @@ use crate::capture::{self, PathCount, Question};
 use crate::identities::Authority;
 use crate::site::{Settings, Site};
 use crate::topology::{Node, Workload};
-use crate::vm::{Output, Process, Vm, VmOptions};
 use crate::wire::Wire;
+use crate::{Output, Process, Vm, VmOptions};
 
 /// What is in everything that the programs send: found in a recording, it was readable.
 pub const MARKER: &str = "marker-that-only-plaintext-contains";

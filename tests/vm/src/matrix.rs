@@ -10,7 +10,8 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::artifacts::{Kernel, LINES};
-use crate::vm::{Vm, VmOptions};
+use crate::machine::VmOptions;
+use crate::vm::Vm;
 
 /// Something to show on every kernel.
 pub struct Scenario {

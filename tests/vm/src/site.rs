@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::identities::{Authority, Validity};
 use crate::topology::{Node, Workload};
-use crate::vm::{Output, Place, Process, Vm};
+use crate::{Output, Place, Process, Vm};
 
 /// Where the configuration is, as the documentation says.
 pub const CONFIG: &str = "/etc/underseal/underseal.toml";

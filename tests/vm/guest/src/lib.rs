@@ -8,8 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Name of the virtio-serial port on both sides.
 pub const PORT: &str = "underseal.agent";
-/// Where in the guest everything from the host is put: payload programs and tools.
-pub const BIN: &str = "/usr/local/bin";
+/// Where in the guest programs from the host are put: there the units in systemd/ expect them.
+pub const BIN: &str = "/usr/bin";
 /// Name under which PID 1 puts itself into the root image, to be started as the agent.
 pub const AGENT: &str = "/usr/local/sbin/vm-agent";
 /// Kernel command line word that makes PID 1 hand over to systemd.
@@ -109,8 +109,6 @@ pub enum Call {
         netns: Option<String>,
         /// Interface name.
         interface: String,
-        /// Where the pcap file goes.
-        path: String,
     },
     /// End a recording after all packets that have passed so far; answered with [`Answer::Captured`].
     CaptureStop {
@@ -148,6 +146,8 @@ pub enum Answer {
         packets: u64,
         /// Packets that the kernel dropped for want of buffer: above zero, the recording proves nothing.
         dropped: u64,
+        /// The pcap file.
+        path: String,
     },
 }
 
@@ -182,7 +182,10 @@ pub struct Program {
 impl Program {
     /// `script`, run by the guest's `/bin/sh`.
     pub fn shell(script: &str) -> Self {
-        Self { argv: ["/bin/sh", "-c", script].map(String::from).into(), ..Self::default() }
+        Self {
+            argv: ["/bin/sh", "-c", script].map(String::from).into(),
+            ..Self::default()
+        }
     }
 }
 
@@ -195,7 +198,10 @@ impl Serialize for Bytes {
 impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        STANDARD.decode(text).map(Self).map_err(serde::de::Error::custom)
+        STANDARD
+            .decode(text)
+            .map(Self)
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -205,10 +211,21 @@ mod tests {
 
     #[test]
     fn requests_survive_the_line() {
-        let call = Call::Write { path: "/x".into(), data: Bytes((0..=255).collect()), mode: 0o600, append: true };
+        let call = Call::Write {
+            path: "/x".into(),
+            data: Bytes((0..=255).collect()),
+            mode: 0o600,
+            append: true,
+        };
         let line = serde_json::to_string(&Request { id: 7, call }).unwrap();
         assert!(!line.contains('\n'));
-        let Request { id: 7, call: Call::Write { data, .. } } = serde_json::from_str(&line).unwrap() else { panic!() };
+        let Request {
+            id: 7,
+            call: Call::Write { data, .. },
+        } = serde_json::from_str(&line).unwrap()
+        else {
+            panic!()
+        };
         assert_eq!(data.0, (0..=255).collect::<Vec<u8>>());
     }
 }

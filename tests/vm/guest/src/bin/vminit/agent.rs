@@ -28,7 +28,11 @@ struct Agent {
 pub(crate) fn run() -> Result<Infallible> {
     sys::loopback_up()?;
     let path = port()?;
-    let port = OpenOptions::new().read(true).write(true).open(&path).with_context(|| path.display().to_string())?;
+    let port = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .with_context(|| path.display().to_string())?;
     let output = Arc::new(Mutex::new(port.try_clone()?));
     send(&output, &Line::Hello(hello()?))?;
     let agent = Arc::new(Agent::default());
@@ -54,16 +58,40 @@ impl Agent {
         let ms = Duration::from_millis;
         match call {
             Call::Spawn(program) => self.processes.start(&program),
-            Call::Wait { process, timeout_ms } => self.processes.wait(process, ms(timeout_ms)).map(Answer::Ended),
-            Call::Signal { process, signal } => self.processes.signal(process, signal).map(|()| Answer::Done),
-            Call::Until { program, timeout_ms } => self.processes.until(&program, ms(timeout_ms)).map(|()| Answer::Done),
-            Call::Read { path, offset, length } => read(&path, offset, length).with_context(|| format!("read {path}")),
-            Call::Write { path, data, mode, append } => {
-                write(Path::new(&path), &data.0, mode, append).with_context(|| format!("write {path}"))
-            }
-            Call::CaptureStart { netns, interface, path } => {
-                self.captures.start(netns.as_deref(), &interface, &path).with_context(|| format!("capture {interface}"))
-            }
+            Call::Wait {
+                process,
+                timeout_ms,
+            } => self
+                .processes
+                .wait(process, ms(timeout_ms))
+                .map(Answer::Ended),
+            Call::Signal { process, signal } => self
+                .processes
+                .signal(process, signal)
+                .map(|()| Answer::Done),
+            Call::Until {
+                program,
+                timeout_ms,
+            } => self
+                .processes
+                .until(&program, ms(timeout_ms))
+                .map(|()| Answer::Done),
+            Call::Read {
+                path,
+                offset,
+                length,
+            } => read(&path, offset, length).with_context(|| format!("read {path}")),
+            Call::Write {
+                path,
+                data,
+                mode,
+                append,
+            } => write(Path::new(&path), &data.0, mode, append)
+                .with_context(|| format!("write {path}")),
+            Call::CaptureStart { netns, interface } => self
+                .captures
+                .start(netns.as_deref(), &interface)
+                .with_context(|| format!("capture {interface}")),
             Call::CaptureStop { capture } => self.captures.stop(capture),
             Call::PowerOff => {
                 reboot(RebootMode::RB_POWER_OFF)?;
@@ -77,7 +105,11 @@ impl Agent {
 fn port() -> Result<PathBuf> {
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(20) {
-        for entry in fs::read_dir("/sys/class/virtio-ports").into_iter().flatten().flatten() {
+        for entry in fs::read_dir("/sys/class/virtio-ports")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let name = fs::read_to_string(entry.path().join("name")).unwrap_or_default();
             if name.trim() == PORT {
                 return Ok(Path::new("/dev").join(entry.file_name()));
@@ -93,7 +125,11 @@ fn hello() -> Result<Hello> {
     Ok(Hello {
         release: read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
         boot: read("/proc/sys/kernel/random/boot_id")?.trim().to_owned(),
-        uptime: read("/proc/uptime")?.split(' ').next().unwrap_or_default().parse()?,
+        uptime: read("/proc/uptime")?
+            .split(' ')
+            .next()
+            .unwrap_or_default()
+            .parse()?,
     })
 }
 
@@ -101,7 +137,10 @@ fn hello() -> Result<Hello> {
 fn send(output: &Mutex<File>, line: &Line) -> Result<()> {
     let mut text = serde_json::to_vec(line)?;
     text.push(b'\n');
-    output.lock().unwrap_or_else(PoisonError::into_inner).write_all(&text)?;
+    output
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .write_all(&text)?;
     Ok(())
 }
 
@@ -117,7 +156,12 @@ fn write(path: &Path, data: &[u8], mode: u32, append: bool) -> Result<Answer> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    let mut file = OpenOptions::new().create(true).write(true).append(append).truncate(!append).open(path)?;
+    let mut file = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .append(append)
+        .truncate(!append)
+        .open(path)?;
     file.set_permissions(fs::Permissions::from_mode(mode))?;
     file.write_all(data)?;
     Ok(Answer::Done)

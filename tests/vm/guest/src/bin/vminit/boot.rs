@@ -28,7 +28,9 @@ pub(crate) fn run() -> Result<Infallible> {
     load_modules()?;
     mount_root()?;
     copy_payload()?;
-    let systemd = fs::read_to_string("/proc/cmdline")?.split_whitespace().any(|word| word == SYSTEMD);
+    let systemd = fs::read_to_string("/proc/cmdline")?
+        .split_whitespace()
+        .any(|word| word == SYSTEMD);
     enter_root()?;
     mount_as("tmpfs", "/run", "tmpfs")?;
     mount_as("tmpfs", "/tmp", "tmpfs")?;
@@ -38,13 +40,21 @@ pub(crate) fn run() -> Result<Infallible> {
 
 fn mount_as(source: &str, target: &str, kind: &str) -> Result<()> {
     fs::create_dir_all(target)?;
-    mount(Some(source), target, Some(kind), MsFlags::empty(), None::<&str>)
-        .with_context(|| format!("mount {kind} on {target}"))
+    mount(
+        Some(source),
+        target,
+        Some(kind),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .with_context(|| format!("mount {kind} on {target}"))
 }
 
 /// Names begin with a number: their order is the order of loading.
 fn load_modules() -> Result<()> {
-    let mut modules: Vec<_> = fs::read_dir("/modules")?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    let mut modules: Vec<_> = fs::read_dir("/modules")?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<_>>()?;
     modules.sort();
     for path in modules {
         let file = File::open(&path)?;
@@ -66,7 +76,14 @@ fn mount_root() -> Result<()> {
         sleep(Duration::from_millis(5));
     }
     fs::create_dir_all(ROOT)?;
-    mount(Some(DISK), ROOT, Some("ext4"), MsFlags::empty(), None::<&str>).context("mount the root image")
+    mount(
+        Some(DISK),
+        ROOT,
+        Some("ext4"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .context("mount the root image")
 }
 
 fn copy_payload() -> Result<()> {
@@ -82,7 +99,8 @@ fn copy_payload() -> Result<()> {
 /// Renamed into place, because after a reboot the old file may be in use.
 fn install(from: &Path, to: &Path) -> Result<()> {
     let new = to.with_extension("new");
-    fs::copy(from, &new).with_context(|| format!("copy {} to {}", from.display(), new.display()))?;
+    fs::copy(from, &new)
+        .with_context(|| format!("copy {} to {}", from.display(), new.display()))?;
     fs::set_permissions(&new, fs::Permissions::from_mode(0o755))?;
     fs::rename(&new, to)?;
     Ok(())
@@ -91,8 +109,14 @@ fn install(from: &Path, to: &Path) -> Result<()> {
 fn enter_root() -> Result<()> {
     for name in ["proc", "sys", "dev"] {
         let (from, to) = (format!("/{name}"), format!("{ROOT}/{name}"));
-        mount(Some(from.as_str()), to.as_str(), None::<&str>, MsFlags::MS_MOVE, None::<&str>)
-            .with_context(|| format!("move {from}"))?;
+        mount(
+            Some(from.as_str()),
+            to.as_str(),
+            None::<&str>,
+            MsFlags::MS_MOVE,
+            None::<&str>,
+        )
+        .with_context(|| format!("move {from}"))?;
     }
     chdir(ROOT)?;
     mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>).context("move the root")?;
@@ -132,7 +156,9 @@ fn stay() -> Result<Infallible> {
     loop {
         // Orphans become children of PID 1 and are collected here.
         match wait() {
-            Ok(WaitStatus::Exited(pid, code)) if pid.as_raw() as u32 == agent.id() => bail!("the agent exited {code}"),
+            Ok(WaitStatus::Exited(pid, code)) if pid.as_raw() as u32 == agent.id() => {
+                bail!("the agent exited {code}")
+            }
             Ok(WaitStatus::Signaled(pid, signal, _)) if pid.as_raw() as u32 == agent.id() => {
                 bail!("the agent was killed by {signal}")
             }

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
@@ -15,7 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result, anyhow, bail};
 use underseal_vm_guest::Answer;
 
-use crate::process::open_netns;
+use crate::process::{FILES, open_netns};
 use crate::sys::{self, Packets};
 
 /// The recordings that run, by number.
@@ -31,23 +30,30 @@ struct Capture {
 }
 
 impl Captures {
-    /// Starts to record `interface` of a network namespace into the file `path`.
-    pub(crate) fn start(&self, netns: Option<&str>, interface: &str, path: &str) -> Result<Answer> {
+    /// Starts to record `interface` of a network namespace.
+    pub(crate) fn start(&self, netns: Option<&str>, interface: &str) -> Result<Answer> {
         let netns = netns.map(open_netns).transpose()?;
-        if let Some(folder) = Path::new(path).parent() {
-            fs::create_dir_all(folder)?;
-        }
-        let file = File::create(path)?;
+        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        fs::create_dir_all(FILES)?;
+        let path = format!("{FILES}/capture-{number}.pcap");
+        let file = File::create(&path)?;
         let stop = Arc::new(AtomicBool::new(false));
         let (interface, flag) = (interface.to_owned(), Arc::clone(&stop));
         let (ready, bound) = mpsc::channel();
         let thread = thread::spawn(move || {
             // A namespace is a thread's own; this thread never leaves it.
-            let opened = netns.map_or(Ok(()), |netns| sys::enter_netns(&netns)).and_then(|()| Packets::open(&interface));
+            let opened = netns
+                .map_or(Ok(()), |netns| sys::enter_netns(&netns))
+                .and_then(|()| Packets::open(&interface));
             match opened {
                 Ok(packets) => {
                     ready.send(Ok(()))?;
-                    record(packets, file, &flag)
+                    let (packets, dropped) = record(packets, file, &flag)?;
+                    Ok(Answer::Captured {
+                        packets,
+                        dropped,
+                        path,
+                    })
                 }
                 Err(error) => {
                     ready.send(Err(error))?;
@@ -56,21 +62,31 @@ impl Captures {
             }
         });
         bound.recv().context("capture thread")??;
-        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(number, Capture { stop, thread });
+        self.running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(number, Capture { stop, thread });
         Ok(Answer::Capturing { capture: number })
     }
 
     /// Ends a recording and completes its file.
     pub(crate) fn stop(&self, number: u64) -> Result<Answer> {
-        let capture = self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
-        let Capture { stop, thread } = capture.ok_or_else(|| anyhow!("no capture has number {number}"))?;
+        let capture = self
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&number);
+        let Capture { stop, thread } =
+            capture.ok_or_else(|| anyhow!("no capture has number {number}"))?;
         stop.store(true, Ordering::Release);
-        thread.join().map_err(|_| anyhow!("the capture thread panicked"))?
+        thread
+            .join()
+            .map_err(|_| anyhow!("the capture thread panicked"))?
     }
 }
 
-fn record(packets: Packets, file: File, stop: &AtomicBool) -> Result<Answer> {
+/// Records until told to stop; returns how many packets were written, and how many were dropped.
+fn record(packets: Packets, file: File, stop: &AtomicBool) -> Result<(u64, u64)> {
     let mut out = BufWriter::new(file);
     out.write_all(&header(packets.link_type()?))?;
     // Offloading makes "packets" of up to 64 KiB, and on newer kernels of more.
@@ -81,7 +97,12 @@ fn record(packets: Packets, file: File, stop: &AtomicBool) -> Result<Answer> {
         let last = stop.load(Ordering::Acquire);
         while let Some(length) = packets.next(&mut buffer)? {
             let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-            for word in [now.as_secs() as u32, now.subsec_micros(), length as u32, length as u32] {
+            for word in [
+                now.as_secs() as u32,
+                now.subsec_micros(),
+                length as u32,
+                length as u32,
+            ] {
                 out.write_all(&word.to_le_bytes())?;
             }
             out.write_all(&buffer[..length])?;
@@ -89,7 +110,7 @@ fn record(packets: Packets, file: File, stop: &AtomicBool) -> Result<Answer> {
         }
         if last {
             out.flush()?;
-            return Ok(Answer::Captured { packets: count, dropped: packets.dropped()? });
+            return Ok((count, packets.dropped()?));
         }
         packets.wait();
     }

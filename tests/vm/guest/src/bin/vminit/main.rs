@@ -17,7 +17,11 @@ use anyhow::Context as _;
 use nix::sys::reboot::{RebootMode, reboot};
 
 fn main() {
-    let result = if std::process::id() == 1 { boot::run() } else { agent::run().context("agent") };
+    let result = if std::process::id() == 1 {
+        boot::run()
+    } else {
+        agent::run().context("agent")
+    };
     let Err(error) = result;
     eprintln!("vminit: {error:#}");
     if std::process::id() == 1 {

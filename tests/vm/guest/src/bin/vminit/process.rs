@@ -20,8 +20,8 @@ use underseal_vm_guest::{Answer, Bytes, Ended, Program};
 
 use crate::sys;
 
-/// Not in /tmp, which systemd empties when it starts.
-const LOGS: &str = "/run/vm-agent";
+/// What is kept for the harness. Not in /tmp, which systemd empties when it starts.
+pub(crate) const FILES: &str = "/run/vm-agent";
 
 /// All programs started so far, by number.
 #[derive(Default)]
@@ -45,7 +45,10 @@ impl Processes {
         let process = start(program, number)?;
         let pid = process.child.id();
         self.lock().insert(number, process);
-        Ok(Answer::Started { process: number, pid })
+        Ok(Answer::Started {
+            process: number,
+            pid,
+        })
     }
 
     /// Waits for the end of a program and returns all it wrote.
@@ -70,7 +73,10 @@ impl Processes {
     pub(crate) fn signal(&self, number: u64, signal: i32) -> Result<()> {
         let all = self.lock();
         let process = all.get(&number).ok_or_else(|| unknown(number))?;
-        match killpg(Pid::from_raw(process.child.id() as i32), Signal::try_from(signal)?) {
+        match killpg(
+            Pid::from_raw(process.child.id() as i32),
+            Signal::try_from(signal)?,
+        ) {
             Ok(()) | Err(nix::Error::ESRCH) => Ok(()),
             Err(error) => bail!("kill: {error}"),
         }
@@ -80,8 +86,12 @@ impl Processes {
     pub(crate) fn until(&self, program: &Program, timeout: Duration) -> Result<()> {
         let started = Instant::now();
         loop {
-            let Answer::Started { process, .. } = self.start(program)? else { bail!("not started") };
-            let left = timeout.saturating_sub(started.elapsed()).max(Duration::from_millis(100));
+            let Answer::Started { process, .. } = self.start(program)? else {
+                bail!("not started")
+            };
+            let left = timeout
+                .saturating_sub(started.elapsed())
+                .max(Duration::from_millis(100));
             let ended = self.wait(process, left)?;
             self.forget(process)?;
             if ended.code == Some(0) {
@@ -89,7 +99,11 @@ impl Processes {
             }
             if started.elapsed() > timeout {
                 let text = |bytes: &Bytes| String::from_utf8_lossy(&bytes.0).into_owned();
-                bail!("not so after {timeout:?}; last try: {}{}", text(&ended.stdout), text(&ended.stderr));
+                bail!(
+                    "not so after {timeout:?}; last try: {}{}",
+                    text(&ended.stdout),
+                    text(&ended.stderr)
+                );
             }
             sleep(Duration::from_millis(5));
         }
@@ -118,21 +132,31 @@ fn pause(started: Instant) {
 
 fn start(program: &Program, number: u64) -> Result<Process> {
     let (name, arguments) = program.argv.split_first().context("no program named")?;
-    fs::create_dir_all(LOGS)?;
-    let (stdout, stderr) = (PathBuf::from(format!("{LOGS}/{number}.out")), PathBuf::from(format!("{LOGS}/{number}.err")));
+    fs::create_dir_all(FILES)?;
+    let (stdout, stderr) = (
+        PathBuf::from(format!("{FILES}/{number}.out")),
+        PathBuf::from(format!("{FILES}/{number}.err")),
+    );
     let mut command = Command::new(name);
     command
         .args(arguments)
         .env_clear()
         .envs([
-            ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+            (
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            ),
             ("HOME", "/root"),
             ("LANG", "C.UTF-8"),
         ])
         .envs(program.env.iter().map(|(key, value)| (key, value)))
         .current_dir("/")
         .process_group(0)
-        .stdin(if program.stdin.is_some() { Stdio::piped() } else { Stdio::null() })
+        .stdin(if program.stdin.is_some() {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        })
         .stdout(File::create(&stdout)?)
         .stderr(File::create(&stderr)?);
     if let Some(netns) = &program.netns {
@@ -141,14 +165,22 @@ fn start(program: &Program, number: u64) -> Result<Process> {
     if let Some(cgroup) = &program.cgroup {
         fs::create_dir_all(cgroup).with_context(|| cgroup.clone())?;
         let procs = format!("{cgroup}/cgroup.procs");
-        sys::start_in_cgroup(&mut command, File::options().write(true).open(&procs).context(procs)?);
+        sys::start_in_cgroup(
+            &mut command,
+            File::options().write(true).open(&procs).context(procs)?,
+        );
     }
     let mut child = command.spawn().with_context(|| format!("start {name}"))?;
     if let (Some(Bytes(data)), Some(mut stdin)) = (program.stdin.clone(), child.stdin.take()) {
         // A program that does not read all of its input is no error.
         thread::spawn(move || stdin.write_all(&data));
     }
-    Ok(Process { child, status: None, stdout, stderr })
+    Ok(Process {
+        child,
+        status: None,
+        stdout,
+        stderr,
+    })
 }
 
 /// Opens a network namespace by its name in /run/netns.
@@ -168,7 +200,9 @@ impl Process {
         if self.status.is_none() {
             self.status = self.child.try_wait()?;
         }
-        let Some(status) = self.status else { return Ok(None) };
+        let Some(status) = self.status else {
+            return Ok(None);
+        };
         Ok(Some(Ended {
             code: status.code(),
             signal: status.signal(),
@@ -178,7 +212,12 @@ impl Process {
     }
 
     fn output(&self) -> Result<Output> {
-        let text = |path: &PathBuf| fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        Ok(Output { stdout: text(&self.stdout)?, stderr: text(&self.stderr)? })
+        let text = |path: &PathBuf| {
+            fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        };
+        Ok(Output {
+            stdout: text(&self.stdout)?,
+            stderr: text(&self.stderr)?,
+        })
     }
 }

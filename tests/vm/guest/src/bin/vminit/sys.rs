@@ -45,7 +45,14 @@ pub(crate) fn loopback_up() -> Result<()> {
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
     // SAFETY: SIOCSIFFLAGS reads one ifreq, which outlives the call.
-    cerr(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) }).context("lo up")?;
+    cerr(unsafe {
+        libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFFLAGS as _,
+            &raw const request,
+        )
+    })
+    .context("lo up")?;
     Ok(())
 }
 
@@ -82,7 +89,11 @@ impl Packets {
         address.sll_ifindex = index as i32;
         // SAFETY: bind reads one sockaddr_ll of the given size.
         cerr(unsafe {
-            libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as u32)
+            libc::bind(
+                socket.as_raw_fd(),
+                (&raw const address).cast(),
+                size_of::<libc::sockaddr_ll>() as u32,
+            )
         })
         .context("bind")?;
         Ok(Self(socket))
@@ -94,7 +105,13 @@ impl Packets {
         let mut address: libc::sockaddr_ll = unsafe { zeroed() };
         let mut length = size_of::<libc::sockaddr_ll>() as u32;
         // SAFETY: getsockname writes at most `length` bytes to `address`, which has that size.
-        cerr(unsafe { libc::getsockname(self.0.as_raw_fd(), (&raw mut address).cast(), &raw mut length) })?;
+        cerr(unsafe {
+            libc::getsockname(
+                self.0.as_raw_fd(),
+                (&raw mut address).cast(),
+                &raw mut length,
+            )
+        })?;
         Ok(match address.sll_hatype {
             libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK => 1,
             libc::ARPHRD_NONE => 101,
@@ -107,7 +124,12 @@ impl Packets {
         // SAFETY: recv writes at most `buffer.len()` bytes to `buffer`.
         let length = unsafe {
             let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
-            libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags)
+            libc::recv(
+                self.0.as_raw_fd(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+                flags,
+            )
         };
         if let Ok(length) = usize::try_from(length) {
             if length > buffer.len() {
@@ -126,14 +148,21 @@ impl Packets {
 
     /// Sleeps until there is a packet, or a short time.
     pub(crate) fn wait(&self) {
-        let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let mut poll = libc::pollfd {
+            fd: self.0.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
         // SAFETY: poll reads and writes one pollfd. Its result does not matter: the caller looks again.
         unsafe { libc::poll(&raw mut poll, 1, 20) };
     }
 
     /// How many packets the kernel could not queue since this was last asked.
     pub(crate) fn dropped(&self) -> Result<u64> {
-        let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+        let mut statistics = libc::tpacket_stats {
+            tp_packets: 0,
+            tp_drops: 0,
+        };
         let mut length = size_of::<libc::tpacket_stats>() as u32;
         // SAFETY: PACKET_STATISTICS writes at most `length` bytes to `statistics`, which has that size.
         cerr(unsafe {
@@ -152,11 +181,16 @@ impl Packets {
 
 fn socket(family: i32, kind: i32, protocol: i32) -> Result<OwnedFd> {
     // SAFETY: socket takes three integers.
-    let fd = cerr(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) }).context("socket")?;
+    let fd = cerr(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) })
+        .context("socket")?;
     // SAFETY: the descriptor is new and nobody else's.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn cerr(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 { Err(Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }

@@ -1,0 +1,57 @@
+# `make test` and `make demo` make ready what they need first; see tests/vm/setup.sh.
+# KERNELS=6.1,7.3 restricts the matrix, KERNEL=6.12 chooses the demonstration's.
+
+SHELL := /bin/bash
+PREFIX ?= /usr
+UNITS ?= /usr/lib/systemd/system
+PRODUCT := underseal underseal-handshake
+say = @printf '\n==> %s\n'
+
+.PHONY: test demo check vm bench setup build install
+
+# Everything but the matrix first: it takes seconds, and what it finds needs no machine to boot.
+test: build
+	$(say) 'tests on this machine'
+	cargo test --locked --workspace
+	@$(MAKE) --no-print-directory vm-built
+
+# The scenarios on every kernel; make vm SCENARIO=6.12::wire runs one.
+vm: build
+	@$(MAKE) --no-print-directory vm-built
+
+.PHONY: vm-built
+vm-built:
+	$(say) 'scenarios on kernels $(or $(KERNELS),6.1, 6.12, 7.3)'
+	cargo test --locked --workspace --test vm -- $(SCENARIO)
+
+demo: build
+	cargo run --locked --quiet --package underseal-vm --bin demo
+
+bench: build
+	cargo run --locked --quiet --package underseal-vm --bin bench
+
+# The programs as they are installed. The BPF object is built by the way, and embedded.
+build: setup
+	$(say) 'programs'
+	cargo build --locked --release $(addprefix --bin ,$(PRODUCT))
+
+setup:
+	@tests/vm/setup.sh
+
+check: setup
+	$(say) 'format'
+	cargo fmt --all --check
+	cd bpf && cargo fmt --check
+	$(say) 'lints'
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cd bpf && RUSTC=/usr/bin/rustc /usr/bin/cargo-clippy clippy --locked --release -- -D warnings
+	shellcheck -x -P SCRIPTDIR .ci/run tests/vm/*.sh
+	$(say) 'documentation'
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
+
+install:
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(addprefix target/release/,$(PRODUCT))
+	install -D -m 644 -t $(DESTDIR)$(UNITS) systemd/*.service
+	sed -i 's|/usr/bin/|$(PREFIX)/bin/|; s|/usr/share/|$(PREFIX)/share/|' $(patsubst systemd/%,$(DESTDIR)$(UNITS)/%,$(wildcard systemd/*.service))
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/underseal README.md LICENSE* examples/underseal.toml
+	install -D -m 644 bpf/LICENSE $(DESTDIR)$(PREFIX)/share/doc/underseal/LICENSE-GPL
