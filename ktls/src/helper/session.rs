@@ -254,22 +254,24 @@ impl Session {
             }
             _ => "a reason unknown to this version",
         };
-        self.give_up(
-            conn,
-            HelperCounter::ResetGuard,
-            &format!("the guard dropped {why}"),
-        );
+        // Each retransmission is dropped and told of again: what is gone already is old news.
+        let ended = self.destroy(conn);
+        if let Some(other) = self.table.other_end(conn) {
+            self.table.forget(other.cookie);
+            self.destroy(&other);
+        }
+        self.table.forget(conn.cookie);
+        if ended {
+            self.maps.count(HelperCounter::ResetGuard, 1);
+            error!("reset {}: the guard dropped {why}", Route(conn));
+        }
     }
 
-    fn destroy(&self, conn: &Conn) {
-        match reset::reset(&self.maps, conn) {
-            Ok(true) => info!(
-                "ended the socket of workload {} of {}",
-                conn.workload,
-                Route(conn)
-            ),
-            Ok(false) => {}
-            Err(error) => warn!("{error:#}; it stays held"),
-        }
+    /// Ends one socket; false if it was gone, or could not be ended.
+    fn destroy(&self, conn: &Conn) -> bool {
+        reset::reset(&self.maps, conn).unwrap_or_else(|error| {
+            warn!("{error:#}; it stays held");
+            false
+        })
     }
 }
