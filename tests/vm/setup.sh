@@ -59,12 +59,12 @@ install_packages() {
 # 6.12: oopses in the allocator); 10 does not. It comes from bookworm-backports and takes no library with it.
 install_qemu() {
     local version
-    version=$(qemu-system-x86_64 --version 2>/dev/null | sed -n 's/^QEMU emulator version \([0-9]*\).*/\1/p')
+    version=$({ qemu-system-x86_64 --version 2>/dev/null || true; } | sed -n 's/^QEMU emulator version \([0-9]*\).*/\1/p')
     if [ "${version:-0}" -ge 10 ]; then say "QEMU: present"; return; fi
     say "QEMU: installing from bookworm-backports"
     own_apt "$cache/apt" bookworm bookworm-security bookworm-backports
     as_root env DEBIAN_FRONTEND=noninteractive apt-get "${own_apt_options[@]}" -o DPkg::Lock::Timeout=300 \
-        install -y --no-install-recommends qemu-system-x86/bookworm-backports
+        install -y --no-install-recommends {qemu-system-{x86,common,data},seabios}/bookworm-backports
     rm -rf "$cache/apt"
 }
 
