@@ -2,12 +2,14 @@
 //!
 //! `config` → `desired` → `plan` → `execute` → `report`; `kernel` alone talks to the kernel.
 
+pub mod commands;
 pub mod config;
 pub mod desired;
 pub mod execute;
 pub mod kernel;
 pub mod op;
 pub mod plan;
+pub mod report;
 pub mod state;
 mod sys;
 

@@ -3,7 +3,11 @@
 //! killed, nothing is more open than it was.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{cell::RefCell, collections::BTreeSet, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use proptest::prelude::*;
 use support::model::{Model, closed};
@@ -13,7 +17,7 @@ use underseal::{
     execute::{self, Undone},
     op::Op,
     plan::plan,
-    state::{Facts, Found, Link, Live, Namespace, State, Target, Veth},
+    state::{Attachment, Facts, Found, Link, Live, Namespace, State, Target, Veth},
 };
 
 mod support;
@@ -113,7 +117,7 @@ impl Situation {
         state
             .namespaces
             .retain(|_, n| n.entry.is_some() || n.live.is_some());
-        let mut namespaces = std::collections::BTreeMap::new();
+        let mut namespaces = BTreeMap::new();
         for (workload, n) in self.workloads.iter().filter(|(_, n)| *n > 0) {
             let cookie = cookie(*workload, *n);
             let found = state.namespaces.entry(cookie).or_insert(Namespace {
@@ -133,30 +137,12 @@ impl Situation {
                 },
             );
         }
-        if let Some(datapath) = &mut state.datapath {
-            let links: BTreeSet<String> = state
-                .namespaces
-                .values()
-                .filter_map(|n| Some(n.live.as_ref()?.veth.as_ref()?.host.name.to_string()))
-                .collect();
-            datapath.attachments = std::mem::take(&mut datapath.attachments)
-                .into_iter()
-                .map(|mut attachment| {
-                    if let Target::Interface(name) = &attachment.target
-                        && name.as_str().starts_with("veth")
-                        && !links.contains(name.as_str())
-                    {
-                        attachment.target = Target::Gone(name.clone());
-                    }
-                    attachment
-                })
-                .collect();
-        }
+        mark_gone(&mut state);
         let ids = state.datapath.iter().flat_map(|d| &d.workloads);
         let facts = Facts {
             object: Digest([self.object; 16]),
             public_key: Some(model.key),
-            preshared_keys: Default::default(),
+            preshared_keys: BTreeMap::new(),
             uplinks: [("eth0".parse().unwrap(), self.uplink_mtu)].into(),
             sendpage: false,
             ids: ids
@@ -166,6 +152,31 @@ impl Situation {
         };
         (facts, state)
     }
+}
+
+/// Attachments to veth pairs of namespaces that are gone are only pins.
+fn mark_gone(state: &mut State) {
+    let Some(datapath) = &mut state.datapath else {
+        return;
+    };
+    let lives = state
+        .namespaces
+        .values()
+        .filter_map(|n| n.live.as_ref()?.veth.as_ref());
+    let hosts: BTreeSet<_> = lives.map(|veth| &veth.host.name).collect();
+    let mark = |mut attachment: Attachment| {
+        if let Target::Interface(name) = &attachment.target
+            && name.as_str().starts_with("veth")
+            && !hosts.contains(name)
+        {
+            attachment.target = Target::Gone(name.clone());
+        }
+        attachment
+    };
+    datapath.attachments = std::mem::take(&mut datapath.attachments)
+        .into_iter()
+        .map(mark)
+        .collect();
 }
 
 fn cookie(workload: u8, incarnation: u8) -> u64 {

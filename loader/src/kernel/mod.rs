@@ -6,11 +6,14 @@
 
 pub mod address;
 pub mod bpf;
+pub mod carry_out;
 pub mod error;
 pub mod key;
 pub mod link;
+pub mod lock;
 pub mod netlink;
 pub mod netns;
+pub mod observe;
 pub mod probe;
 pub mod route;
 pub mod sysctl;

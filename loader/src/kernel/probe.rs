@@ -13,7 +13,8 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, so
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, FsType, SECURITYFS_MAGIC, statfs};
 use underseal_ktls::diag;
 
-use super::wireguard;
+use super::{link, wireguard};
+use crate::config::value::InterfaceName;
 
 /// Something that is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +102,18 @@ pub fn cgroup2(folder: &Path) -> Option<Problem> {
     );
     mounted(folder, CGROUP2_SUPER_MAGIC)
         .map(|why| Problem::new("no cgroup2", format!("{path} {why}"), fix))
+}
+
+/// Whether an interface that the configuration names as an uplink exists.
+#[must_use]
+pub fn uplink(name: &InterfaceName) -> Option<Problem> {
+    let why = match link::find(name.as_str()) {
+        Ok(Some(_)) => return None,
+        Ok(None) => "there is no interface of this name".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let fix = "correct node.uplinks, or apply when the interface is there: the strict check must stand on it first";
+    Some(Problem::new(&format!("no uplink {name}"), why, fix))
 }
 
 /// Whether the BPF file system is where it belongs.

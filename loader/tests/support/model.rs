@@ -1,9 +1,14 @@
 //! A model of the kernel: a state that steps change. Fails at the step it is told to.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use ipnet::IpNet;
 
 use underseal::{
-    config::value::PublicKey,
+    config::value::{InterfaceName, PublicKey},
     execute::Edge,
     op::{DatapathOp, DeviceChange, DeviceOp, NamespaceChange, NamespaceOp, NetnsEntry, Op},
     state::{Datapath, Key, Namespace, Route, State, Target, Wireguard},
@@ -149,112 +154,55 @@ impl Model {
     fn device(&mut self, op: &DeviceOp) -> Result<(), Refused> {
         use DeviceChange as C;
         let DeviceOp { interface, change } = op;
-        let route = |net: &_| Route {
-            destination: *net,
-            interface: interface.clone(),
-        };
-        if let C::SetMtu(mtu) = change {
-            let veths = self
-                .state
-                .namespaces
-                .values_mut()
-                .filter_map(|n| n.live.as_mut()?.veth.as_mut());
-            for veth in veths.filter(|veth| veth.host.name == *interface) {
-                veth.host_mtu = *mtu;
-            }
-        }
+        let is_silent = |w: &Wireguard| w.interface == *interface;
         match change {
-            C::GenerateKey(_) => return Ok(()),
-            C::Add => {
-                self.silent = self.state.wireguard.take();
-                if self.silent.as_ref().is_some_and(|w| w.up) {
-                    return refuse("the port is taken");
-                }
-                self.state.wireguard = Some(Wireguard {
-                    interface: interface.clone(),
-                    up: false,
-                    mtu: 1420,
-                    port: 0,
-                    key: Key {
-                        public: None,
-                        file: None,
-                    },
-                    addresses: Default::default(),
-                    peers: BTreeMap::new(),
-                });
-                return Ok(());
-            }
-            C::Delete
-                if self
-                    .silent
-                    .as_ref()
-                    .is_some_and(|w| w.interface == *interface) =>
-            {
-                self.silent = None;
-                return Ok(());
-            }
-            C::Delete => {
-                self.state.wireguard = self.silent.take();
-                return Ok(());
-            }
-            _ => {}
-        }
-        let Some(device) = self
-            .state
-            .wireguard
-            .as_mut()
-            .filter(|w| w.interface == *interface)
-        else {
-            return Ok(()); // A workload's interface.
-        };
-        match change {
-            C::GenerateKey(_) | C::Add | C::Delete => {}
-            C::SetPrivateKey(file) => {
-                device.key = Key {
-                    public: Some(self.key),
-                    file: Some(file.clone()),
-                }
-            }
-            C::SetPort(port) => device.port = *port,
-            C::SetMtu(mtu) => device.mtu = *mtu,
-            C::AddAddress(net) => {
-                device.addresses.insert(*net);
-            }
-            C::DeleteAddress(net) => {
-                device.addresses.remove(net);
-            }
-            C::SetPeer(key, peer) => {
-                // An allowed IP has one owner.
-                for other in device.peers.values_mut() {
-                    other.networks.retain(|net| !peer.networks.contains(net));
-                }
-                device.peers.insert(*key, peer.clone());
-            }
-            C::DeletePeer(key) => {
-                device.peers.remove(key);
-            }
-            C::Up => device.up = true,
-            C::Down => {
-                device.up = false;
-                self.state
-                    .routes
-                    .retain(|route| route.interface != *interface);
-            }
-            C::AddRoute(net) => {
-                if !device.up {
-                    return refuse("Network is down");
-                }
-                if !self.state.routes.insert(route(net)) {
-                    return refuse("File exists");
-                }
-            }
-            C::DeleteRoute(net) => {
-                if !self.state.routes.remove(&route(net)) {
-                    return refuse("No such process");
+            C::GenerateKey(_) => {}
+            C::Add => return self.add_device(interface),
+            C::Delete if self.silent.as_ref().is_some_and(is_silent) => self.silent = None,
+            C::Delete => self.state.wireguard = self.silent.take(),
+            _ => {
+                let mut devices = self.state.wireguard.iter_mut();
+                match devices.find(|device| device.interface == *interface) {
+                    Some(device) => {
+                        return change_device(device, &mut self.state.routes, self.key, change);
+                    }
+                    None => self.change_host_side(interface, change),
                 }
             }
         }
         Ok(())
+    }
+
+    fn add_device(&mut self, interface: &InterfaceName) -> Result<(), Refused> {
+        self.silent = self.state.wireguard.take();
+        if self.silent.as_ref().is_some_and(|w| w.up) {
+            return refuse("the port is taken");
+        }
+        self.state.wireguard = Some(Wireguard {
+            interface: interface.clone(),
+            up: false,
+            mtu: 1420,
+            port: 0,
+            key: Key {
+                public: None,
+                file: None,
+            },
+            addresses: BTreeSet::new(),
+            peers: BTreeMap::new(),
+        });
+        Ok(())
+    }
+
+    /// A workload's interface.
+    fn change_host_side(&mut self, interface: &InterfaceName, change: &DeviceChange) {
+        let DeviceChange::SetMtu(mtu) = change else {
+            return;
+        };
+        let namespaces = self.state.namespaces.values_mut();
+        let veths = namespaces.filter_map(|n| n.live.as_mut()?.veth.as_mut());
+        for veth in veths.filter(|veth| veth.host.name == *interface) {
+            veth.host_mtu = *mtu;
+        }
     }
 
     fn namespace(&mut self, op: &NamespaceOp) -> Result<(), Refused> {
@@ -280,6 +228,56 @@ impl Model {
         }
         Ok(())
     }
+}
+
+fn change_device(
+    device: &mut Wireguard,
+    routes: &mut BTreeSet<Route>,
+    key: PublicKey,
+    change: &DeviceChange,
+) -> Result<(), Refused> {
+    use DeviceChange as C;
+    let route = |net: &IpNet| Route {
+        destination: *net,
+        interface: device.interface.clone(),
+    };
+    match change {
+        C::GenerateKey(_) | C::Add | C::Delete => {}
+        C::SetPrivateKey(file) => {
+            device.key = Key {
+                public: Some(key),
+                file: Some(file.clone()),
+            }
+        }
+        C::SetPort(port) => device.port = *port,
+        C::SetMtu(mtu) => device.mtu = *mtu,
+        C::AddAddress(net) => {
+            device.addresses.insert(*net);
+        }
+        C::DeleteAddress(net) => {
+            device.addresses.remove(net);
+        }
+        C::SetPeer(key, peer) => {
+            // An allowed IP has one owner.
+            for other in device.peers.values_mut() {
+                other.networks.retain(|net| !peer.networks.contains(net));
+            }
+            device.peers.insert(*key, peer.clone());
+        }
+        C::DeletePeer(key) => {
+            device.peers.remove(key);
+        }
+        C::Up => device.up = true,
+        C::Down => {
+            device.up = false;
+            routes.retain(|route| route.interface != device.interface);
+        }
+        C::AddRoute(_) if !device.up => return refuse("Network is down"),
+        C::AddRoute(net) if !routes.insert(route(net)) => return refuse("File exists"),
+        C::DeleteRoute(net) if !routes.remove(&route(net)) => return refuse("No such process"),
+        C::AddRoute(_) | C::DeleteRoute(_) => {}
+    }
+    Ok(())
 }
 
 impl Edge for Model {

@@ -1,0 +1,16 @@
+//! `underseal check`: is the file in order? Needs no privileges and looks at nothing else.
+
+use super::{Context, Error};
+use crate::report::{Report, Summary};
+
+/// Runs it.
+///
+/// # Errors
+/// The file is not in order.
+pub fn run(context: &Context<'_>) -> Result<Report, Error> {
+    let config = context.load()?;
+    Ok(Report::Check(Summary::of(
+        &context.path().display().to_string(),
+        &config,
+    )))
+}

@@ -1,0 +1,234 @@
+//! One file per subcommand, each the list of what is done and nothing else; here is what several
+//! of them need.
+
+pub mod apply;
+pub mod check;
+pub mod down;
+pub mod key;
+pub mod plan;
+pub mod status;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::config::{Config, ConfigError, Format, Source};
+use crate::desired::{absent, desired};
+use crate::execute::Failure;
+use crate::kernel::carry_out::{Intervention, StepError};
+use crate::kernel::error::Error as SystemError;
+use crate::kernel::observe;
+use crate::kernel::probe::{self, Problem};
+use crate::op::Op;
+use crate::report::{Connections, Ends};
+use crate::state::State;
+
+/// Where the configuration is, unless the command line says otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/underseal/underseal.toml";
+
+/// What the command line says, apart from the subcommand.
+pub struct Context<'a> {
+    /// The configuration file; `None`: [`DEFAULT_CONFIG`].
+    pub config: Option<PathBuf>,
+    /// How long to wait for the lock.
+    pub patience: Duration,
+    /// Is told what is being waited for, and, if asked to, each step before it begins.
+    pub say: &'a dyn Fn(Saying<'_>),
+}
+
+/// Something to tell while a command is still running.
+pub enum Saying<'a> {
+    /// Always of interest.
+    Notice(&'a str),
+    /// Of interest to whoever wants to know everything.
+    Step(&'a Op),
+}
+
+/// Why a command failed.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The configuration file cannot be read.
+    #[error("cannot read {}: {source}\n  hint: name another one with -c", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The configuration does not say what the command is about.
+    #[error("{0}")]
+    Usage(String),
+    /// The machine lacks something; nothing was changed.
+    #[error("{}", list(.0))]
+    Problems(Vec<Problem>),
+    /// A system operation failed before anything was changed.
+    #[error(transparent)]
+    System(#[from] SystemError),
+    /// A step failed.
+    #[error(transparent)]
+    Step(#[from] Box<Failure<StepError>>),
+    /// All steps were carried out, and yet the kernel shows something else.
+    #[error("the kernel does not show what was set; still to do:{}", lines(.0))]
+    NotReached(Vec<Op>),
+    /// Some steps of a removal failed; all others were carried out.
+    #[error("not everything could be removed:{}", failures(.0))]
+    Left(Vec<(Op, StepError)>),
+}
+
+impl Error {
+    /// The exit code that tells it: 1 failed, 2 bad usage or configuration.
+    #[must_use]
+    pub const fn code(&self) -> u8 {
+        match self {
+            Self::Unreadable { .. } | Self::Config(_) | Self::Usage(_) => 2,
+            _ => 1,
+        }
+    }
+
+    /// The verifier's log, if the kernel refused a program.
+    #[must_use]
+    pub fn verifier_log(&self) -> Option<&str> {
+        match self {
+            Self::Step(failure) => match &failure.error {
+                StepError::Load(error) => error.log(),
+                StepError::System(_) => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+impl Context<'_> {
+    /// The configuration file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.config.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG))
+    }
+
+    /// Tells who has the lock that is waited for.
+    fn waiting(&self) -> impl FnOnce(&str) {
+        |holder| {
+            (self.say)(Saying::Notice(&format!(
+                "waiting for {holder}, which is changing this node"
+            )))
+        }
+    }
+
+    /// Reads and checks the configuration.
+    ///
+    /// # Errors
+    /// It cannot be read, or is wrong.
+    pub fn load(&self) -> Result<Config, Error> {
+        let path = self.path();
+        let text = fs::read_to_string(path).map_err(|source| Error::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
+        let source = Source {
+            name: path.display().to_string(),
+            text,
+            format: Format::of(path),
+        };
+        Ok(Config::parse(&source)?)
+    }
+
+    /// The configuration for a command that does not need one: one that nobody asked for and that
+    /// is not there is none.
+    ///
+    /// # Errors
+    /// Those of [`Self::load`].
+    pub fn load_if_any(&self) -> Result<Option<Config>, Error> {
+        match self.load() {
+            Err(Error::Unreadable { source, .. })
+                if self.config.is_none() && source.kind() == io::ErrorKind::NotFound =>
+            {
+                Ok(None)
+            }
+            other => other.map(Some),
+        }
+    }
+}
+
+/// A configuration held against the node.
+struct Comparison {
+    desired: State,
+    observed: State,
+    warnings: Vec<String>,
+}
+
+impl Comparison {
+    fn of(config: &Config) -> Result<Self, Error> {
+        let observed = observe::state(Some(config))?;
+        let facts = observe::facts(config, &observed)?;
+        let warnings = absent(config, &facts).into_iter().map(|(name, missing)| {
+            format!("workload {name} stays closed: {missing}; apply again when it is there")
+        });
+        Ok(Self {
+            desired: desired(config, &facts),
+            warnings: warnings.collect(),
+            observed,
+        })
+    }
+
+    fn plan(&self) -> Vec<Op> {
+        crate::plan::plan(&self.desired, &self.observed)
+    }
+}
+
+/// Finds out whether the machine has all that a configuration needs, without changing anything.
+fn preflight(config: &Config) -> Result<(), Error> {
+    let mut problems = probe::node(config.node.cgroup.as_path());
+    if probe::privileges().is_none() {
+        if config.wireguard.is_some() {
+            problems.extend(probe::wireguard());
+        }
+        problems.extend(config.node.uplinks.iter().filter_map(probe::uplink));
+    }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Problems(problems))
+    }
+}
+
+/// What happened to connections, for a report; nothing where nothing happened.
+fn connections(interventions: &[Intervention]) -> Vec<Connections> {
+    let ends =
+        |conns: &[underseal_abi::Conn]| conns.iter().map(|conn| Ends::of(&conn.tuple)).collect();
+    let told = interventions
+        .iter()
+        .filter(|it| !it.reset.is_empty() || !it.kept.is_empty());
+    told.map(|it| Connections {
+        netns: it.netns.clone(),
+        reset: ends(&it.reset),
+        kept: ends(&it.kept),
+    })
+    .collect()
+}
+
+fn list(problems: &[Problem]) -> String {
+    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    problems.join("\nerror: ")
+}
+
+fn lines(ops: &[Op]) -> String {
+    ops.iter().fold(String::new(), |mut text, op| {
+        // Writing to a String does not fail.
+        let _ = write!(text, "\n  {op}");
+        text
+    })
+}
+
+fn failures(failed: &[(Op, StepError)]) -> String {
+    failed.iter().fold(String::new(), |mut text, (op, error)| {
+        let _ = write!(text, "\n  {op}\n    {error}");
+        text
+    })
+}

@@ -1,0 +1,314 @@
+//! Carries out single steps, and takes them back.
+
+use std::io;
+
+use ipnet::IpNet;
+use thiserror::Error;
+use underseal_abi::{
+    ABI_VERSION, Config as RawConfig, Conn, Netns as RawNetns, State as ConnState,
+};
+use underseal_ktls::diag;
+
+use super::bpf::attach::{self, Previous};
+use super::bpf::object::{self, LoadError, Loaded};
+use super::bpf::{iterate, maps};
+use super::error::Error;
+use super::key::{PresharedKey, PrivateKey};
+use super::netns::Netns;
+use super::wireguard::{self, PeerChange, Preshared};
+use super::{address, link, route, sysctl};
+use crate::config::choice::Mode;
+use crate::config::value::{AbsolutePath, Digest, InterfaceName, PublicKey};
+use crate::execute::Edge;
+use crate::op::{DatapathOp, DeviceChange, DeviceOp, NamespaceChange, NamespaceOp, NetnsEntry, Op};
+use crate::report::Ends;
+use crate::state::{Peer, Settings, State};
+
+/// The kernel of this node, as an edge of [`crate::execute`].
+#[derive(Debug)]
+pub struct Kernel {
+    /// The node before the plan: what a step that is taken back goes back to.
+    before: State,
+    loaded: Option<Loaded>,
+    /// What became of connections that were open.
+    interventions: Vec<Intervention>,
+}
+
+/// What a take-over, or its reverse, did to the connections of a namespace.
+#[derive(Clone, Debug)]
+pub struct Intervention {
+    /// The namespace.
+    pub netns: AbsolutePath,
+    /// Connections that were reset.
+    pub reset: Vec<Conn>,
+    /// Connections that go on in plaintext although new ones like them would be sealed.
+    pub kept: Vec<Conn>,
+}
+
+/// Why a step failed.
+#[derive(Debug, Error)]
+pub enum StepError {
+    /// A system operation failed.
+    #[error(transparent)]
+    System(#[from] Error),
+    /// The BPF object was not loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+}
+
+/// How to take a step back.
+#[derive(Debug)]
+pub enum Undo {
+    /// By these steps.
+    Steps(Vec<Op>),
+    /// By attaching what was attached before.
+    Program(Previous),
+}
+
+impl Kernel {
+    /// The kernel, which is now in the state `before`.
+    #[must_use]
+    pub const fn new(before: State) -> Self {
+        Self {
+            before,
+            loaded: None,
+            interventions: Vec::new(),
+        }
+    }
+
+    /// What became of connections that were open.
+    #[must_use]
+    pub fn interventions(&self) -> &[Intervention] {
+        &self.interventions
+    }
+
+    fn step(&mut self, op: &Op) -> Result<Undo, StepError> {
+        match op {
+            Op::Datapath(op) => {
+                if let Some(previous) = self.datapath(op)? {
+                    return Ok(Undo::Program(previous));
+                }
+            }
+            Op::Device(op) => device(op)?,
+            Op::Namespace(op) => self.namespace(op)?,
+        }
+        Ok(Undo::Steps(op.inverse(&self.before)))
+    }
+
+    /// Returns what was attached before, if the step is about that.
+    fn datapath(&mut self, op: &DatapathOp) -> Result<Option<Previous>, StepError> {
+        match op {
+            DatapathOp::Load(_) => self.load()?,
+            DatapathOp::Attach(attachment) => {
+                return Ok(Some(attach::attach(self.loaded()?, attachment)?));
+            }
+            DatapathOp::Detach(attachment) => return Ok(Some(attach::detach(attachment)?)),
+            DatapathOp::Unload => object::unload()?,
+            DatapathOp::Stamp(digest) => stamp(*digest)?,
+            DatapathOp::Configure(settings) => configure(settings)?,
+            DatapathOp::SetWorkload(id, workload) => maps::set_workload(*id, workload)?,
+            DatapathOp::DeleteWorkload(id) => maps::delete_workload(*id)?,
+            DatapathOp::SetEndpoint(net, endpoint) => maps::set_endpoint(*net, *endpoint)?,
+            DatapathOp::DeleteEndpoint(net) => maps::delete_endpoint(*net)?,
+            DatapathOp::SetNetns(entry) => set_netns(entry)?,
+            DatapathOp::DeleteNetns(cookie) => maps::delete_namespace(*cookie)?,
+        }
+        Ok(None)
+    }
+
+    fn load(&mut self) -> Result<(), StepError> {
+        match Loaded::load() {
+            Ok(loaded) => self.loaded = Some(loaded),
+            Err(error) => {
+                // Maps that were made on the way go too, unless there were maps before.
+                if self.before.datapath.is_none() {
+                    object::unload()?;
+                }
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The programs; loaded now if the plan only attaches more of those that are attached already.
+    fn loaded(&mut self) -> Result<&Loaded, LoadError> {
+        if self.loaded.is_none() {
+            self.loaded = Some(Loaded::load()?);
+        }
+        let missing = || {
+            Error::new(
+                "load",
+                "the BPF object",
+                io::Error::from(io::ErrorKind::NotFound),
+            )
+        };
+        Ok(self.loaded.as_ref().ok_or_else(missing)?)
+    }
+
+    fn namespace(&mut self, op: &NamespaceOp) -> Result<(), Error> {
+        let path = &op.netns;
+        let netns = Netns::open(path.as_path())?.ok_or_else(|| {
+            Error::new(
+                "open network namespace",
+                path.as_str(),
+                io::ErrorKind::NotFound,
+            )
+        })?;
+        match &op.change {
+            NamespaceChange::SetMtu(interface, mtu) => {
+                netns.run(|| link::named(interface.as_str())?.set_mtu(*mtu))?
+            }
+            NamespaceChange::SetLowat(bytes) => netns.run(|| sysctl::set_notsent_lowat(*bytes))?,
+            NamespaceChange::TakeOver => self.intervene(path, &netns, iterate::take_over(&netns)?),
+            NamespaceChange::LetGo => self.intervene(path, &netns, iterate::let_go(&netns)?),
+        }
+    }
+
+    /// Resets the connections that an iterator has listed, but for those it says it has let go.
+    fn intervene(
+        &mut self,
+        path: &AbsolutePath,
+        netns: &Netns,
+        listed: Vec<Conn>,
+    ) -> Result<(), Error> {
+        let is_kept = |conn: &Conn| conn.state == ConnState::Released as u32;
+        let (kept, reset): (Vec<_>, Vec<_>) = listed.into_iter().partition(is_kept);
+        netns.run(|| reset.iter().try_for_each(destroy))??;
+        self.interventions.push(Intervention {
+            netns: path.clone(),
+            reset,
+            kept,
+        });
+        Ok(())
+    }
+}
+
+impl Edge for Kernel {
+    type Undo = Undo;
+    type Error = StepError;
+
+    fn apply(&mut self, op: &Op) -> Result<Undo, StepError> {
+        self.step(op)
+    }
+
+    fn undo(&mut self, undo: Undo) -> Result<(), StepError> {
+        match undo {
+            Undo::Program(previous) => Ok(previous.restore()?),
+            Undo::Steps(ops) => ops.iter().try_for_each(|op| self.step(op).map(drop)),
+        }
+    }
+}
+
+/// Ends a connection of the calling thread's namespace. One that has ended meanwhile is fine.
+fn destroy(conn: &Conn) -> Result<(), Error> {
+    let ends = Ends::of(&conn.tuple);
+    let tuple = diag::Tuple {
+        local: ends.local,
+        remote: ends.remote,
+    };
+    diag::destroy(tuple, conn.cookie)
+        .map(drop)
+        .map_err(|source| Error::new("reset connection", ends.to_string(), source))
+}
+
+fn stamp(digest: Option<Digest>) -> Result<(), Error> {
+    let old = maps::config()?.unwrap_or_default();
+    let object = digest.map_or([0; 16], |digest| digest.0);
+    maps::set_config(&RawConfig { object, ..old })
+}
+
+fn set_netns(entry: &NetnsEntry) -> Result<(), Error> {
+    let raw = RawNetns {
+        workload: entry.workload,
+        saved_lowat: entry.saved.lowat,
+        saved_mtu: entry.saved.mtu,
+        taken_over: u32::from(entry.saved.taken_over),
+    };
+    maps::set_namespace(entry.cookie, &raw)
+}
+
+fn configure(settings: &Settings) -> Result<(), Error> {
+    let flag = |is_set: bool, flag: u32| if is_set { flag } else { 0 };
+    let old = maps::config()?.unwrap_or_default();
+    maps::set_config(&RawConfig {
+        abi: ABI_VERSION,
+        mode: match settings.mode {
+            Mode::Never => underseal_abi::Mode::Never,
+            Mode::SameNode => underseal_abi::Mode::SameNode,
+        } as u32,
+        wireguard: match &settings.wireguard {
+            Some(name) => link::named(name.as_str())?.index,
+            None => 0,
+        },
+        flags: flag(settings.allow_outside, RawConfig::ALLOW_OUTSIDE)
+            | flag(settings.allow_non_tcp, RawConfig::ALLOW_NON_TCP)
+            | flag(settings.keep_existing, RawConfig::KEEP_EXISTING),
+        object: old.object,
+    })
+}
+
+fn device(op: &DeviceOp) -> Result<(), Error> {
+    use DeviceChange as C;
+    let interface = &op.interface;
+    let link = || link::named(interface.as_str());
+    match &op.change {
+        C::GenerateKey(file) => PrivateKey::generate(file.as_path()).map(drop),
+        C::Add => link::create_wireguard(interface.as_str()).map(drop),
+        C::Delete => link::find(interface.as_str())?.map_or(Ok(()), |link| link.delete()),
+        C::SetPrivateKey(file) => {
+            let missing = || {
+                Error::new(
+                    "read the private key",
+                    file.as_str(),
+                    io::ErrorKind::NotFound,
+                )
+            };
+            let key = PrivateKey::read(file.as_path())?.ok_or_else(missing)?;
+            wireguard::set_private_key(interface, &key)
+        }
+        C::SetPort(port) => wireguard::set_port(interface, *port),
+        C::SetMtu(mtu) => link()?.set_mtu(*mtu),
+        C::AddAddress(net) => address::add(&link()?, *net),
+        C::DeleteAddress(net) => address::delete(&link()?, *net),
+        C::SetPeer(key, peer) => set_peer(interface, *key, peer),
+        C::DeletePeer(key) => wireguard::remove_peer(interface, *key),
+        C::Up => link()?.set_up(),
+        C::Down => link()?.set_down(),
+        C::AddRoute(net) => route::add(*net, &link()?),
+        C::DeleteRoute(net) => delete_route(interface, *net),
+    }
+}
+
+fn delete_route(interface: &InterfaceName, destination: IpNet) -> Result<(), Error> {
+    // The kernel forgets the routes of an interface that is gone.
+    let Some(device) = link::find(interface.as_str())? else {
+        return Ok(());
+    };
+    route::delete(route::Route {
+        destination,
+        device: device.index,
+    })
+}
+
+fn set_peer(interface: &InterfaceName, key: PublicKey, peer: &Peer) -> Result<(), Error> {
+    let secret = match peer
+        .preshared_key
+        .as_ref()
+        .and_then(|preshared| preshared.file.as_ref())
+    {
+        Some(file) => Some(PresharedKey::read(file.as_path())?),
+        None => None,
+    };
+    let change = PeerChange {
+        endpoint: peer.endpoint,
+        networks: Some(&peer.networks),
+        persistent_keepalive: Some(peer.persistent_keepalive),
+        preshared_key: match (&peer.preshared_key, &secret) {
+            (None, _) => Some(Preshared::Unset),
+            (Some(_), Some(secret)) => Some(Preshared::Set(secret)),
+            // A step is taken back: what the key was is not known, so it stays as it is.
+            (Some(_), None) => None,
+        },
+    };
+    wireguard::set_peer(interface, key, change)
+}

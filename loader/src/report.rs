@@ -1,0 +1,420 @@
+//! What a command has to tell, as text for people and as JSON for programs. Pure; the text carries
+//! colours, which `main` takes out again where nobody can see them.
+
+use std::fmt::{self, Write};
+use std::net::{Ipv6Addr, SocketAddr};
+
+use anstyle::{AnsiColor, Style};
+use serde::Serialize;
+use underseal_abi::Tuple;
+
+use crate::config::Config;
+use crate::config::value::{AbsolutePath, PublicKey, WorkloadName};
+use crate::op::Op;
+use crate::state::State;
+
+const GOOD: Style = AnsiColor::Green.on_default();
+const BAD: Style = AnsiColor::Red.on_default();
+const NOTE: Style = AnsiColor::Yellow.on_default();
+const HEAD: Style = Style::new().bold();
+
+/// The outcome of a command that did what it was asked for.
+#[derive(Debug, Serialize)]
+#[serde(tag = "command", rename_all = "kebab-case")]
+pub enum Report {
+    /// `check`: the file is in order.
+    Check(Summary),
+    /// `plan`: what would be done.
+    Plan(Changes),
+    /// `apply`: what was done.
+    Apply(Changes),
+    /// `down`: what was done.
+    Down(Changes),
+    /// `status`.
+    Status(Box<Status>),
+    /// `key`.
+    Key {
+        /// The public half.
+        public_key: PublicKey,
+    },
+}
+
+/// What a configuration is about.
+#[derive(Debug, Serialize)]
+pub struct Summary {
+    /// Its file.
+    pub file: String,
+    /// The node's name.
+    pub node: String,
+    /// How many peers it names.
+    pub peers: usize,
+    /// How many workloads.
+    pub workloads: usize,
+}
+
+impl Summary {
+    /// Of a configuration.
+    #[must_use]
+    pub fn of(file: &str, config: &Config) -> Self {
+        Self {
+            file: file.to_owned(),
+            node: config.node.name.to_string(),
+            peers: config.peers.len(),
+            workloads: config.workloads.len(),
+        }
+    }
+}
+
+/// Steps that were, or would be, carried out.
+#[derive(Debug, Default, Serialize)]
+pub struct Changes {
+    /// The steps in order.
+    pub steps: Vec<Step>,
+    /// What happened to connections that were open.
+    pub interventions: Vec<Connections>,
+    /// What is in order, but not as it may be meant to be.
+    pub warnings: Vec<String>,
+}
+
+/// A step.
+#[derive(Debug, Serialize)]
+pub struct Step {
+    /// The line a human could have typed.
+    pub line: String,
+    /// The step itself.
+    pub op: Op,
+}
+
+impl Step {
+    /// All steps of a plan.
+    #[must_use]
+    pub fn all(ops: Vec<Op>) -> Vec<Self> {
+        let step = |op: Op| Self {
+            line: op.to_string(),
+            op,
+        };
+        ops.into_iter().map(step).collect()
+    }
+}
+
+/// Connections of a namespace that did not simply go on.
+#[derive(Debug, Serialize)]
+pub struct Connections {
+    /// The namespace.
+    pub netns: AbsolutePath,
+    /// Those that were reset.
+    pub reset: Vec<Ends>,
+    /// Those that go on in plaintext.
+    pub kept: Vec<Ends>,
+}
+
+/// The two ends of a connection.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Ends {
+    /// The end that was asked.
+    pub local: SocketAddr,
+    /// The other one.
+    pub remote: SocketAddr,
+}
+
+impl Ends {
+    /// Of a connection as BPF keeps it.
+    #[must_use]
+    pub fn of(tuple: &Tuple) -> Self {
+        let address = |ip: [u8; 16], port| SocketAddr::new(Ipv6Addr::from(ip).to_canonical(), port);
+        Self {
+            local: address(tuple.local, tuple.local_port),
+            remote: address(tuple.remote, tuple.remote_port),
+        }
+    }
+}
+
+impl fmt::Display for Ends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} - {}", self.local, self.remote)
+    }
+}
+
+/// The node as it is.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// What Underseal has made.
+    pub state: State,
+    /// Process id of the handshake helper, if it runs.
+    pub helper: Option<u32>,
+    /// Sessions with other nodes.
+    pub peers: Vec<Session>,
+    /// Ends of connections that are or shall be sealed.
+    pub connections: Vec<Connection>,
+    /// The datapath's counters.
+    pub counters: Vec<Count>,
+    /// The helper's counters.
+    pub helper_counters: Vec<Count>,
+    /// What `apply` would do; `None` if there is no configuration to compare with.
+    pub differences: Option<Vec<Step>>,
+    /// What is in order, but not as it may be meant to be.
+    pub warnings: Vec<String>,
+}
+
+/// A WireGuard session.
+#[derive(Debug, Serialize)]
+pub struct Session {
+    /// The peer.
+    pub public_key: PublicKey,
+    /// Where it was last heard from.
+    pub endpoint: Option<SocketAddr>,
+    /// Seconds since the last handshake; `None` if there was none.
+    pub handshake_age: Option<u64>,
+    /// Bytes received.
+    pub received: u64,
+    /// Bytes sent.
+    pub sent: u64,
+}
+
+/// One end of a connection.
+#[derive(Debug, Serialize)]
+pub struct Connection {
+    /// Its addresses.
+    pub ends: Ends,
+    /// "client" or "server".
+    pub role: &'static str,
+    /// "held", "keyed" or "sealed".
+    pub state: &'static str,
+    /// The workload it belongs to, if it is known.
+    pub workload: Option<WorkloadName>,
+    /// The workload at the other end.
+    pub peer: Option<WorkloadName>,
+    /// The process; 0 if it is not known yet.
+    pub pid: u32,
+}
+
+/// A counter.
+#[derive(Debug, Serialize)]
+pub struct Count {
+    /// Its name.
+    pub name: &'static str,
+    /// How often.
+    pub count: u64,
+    /// Bytes; 0 where they make no sense.
+    pub bytes: u64,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Check(summary) => writeln!(
+                f,
+                "{GOOD}{}: in order{GOOD:#}: node {}, {}, {}",
+                summary.file,
+                summary.node,
+                counted(summary.peers, "peer"),
+                counted(summary.workloads, "workload"),
+            ),
+            Self::Plan(changes) => changes.show(f, "to make"),
+            Self::Apply(changes) | Self::Down(changes) => changes.show(f, "made"),
+            Self::Status(status) => status.fmt(f),
+            Self::Key { public_key } => writeln!(f, "{public_key}"),
+        }
+    }
+}
+
+impl Changes {
+    fn show(&self, f: &mut fmt::Formatter<'_>, what: &str) -> fmt::Result {
+        for step in &self.steps {
+            writeln!(f, "{}", step.line)?;
+        }
+        for connections in &self.interventions {
+            connections.show(f)?;
+        }
+        warnings(f, &self.warnings)?;
+        if self.steps.is_empty() {
+            return writeln!(f, "{GOOD}no changes{GOOD:#}");
+        }
+        writeln!(
+            f,
+            "{GOOD}{} {what}{GOOD:#}",
+            counted(self.steps.len(), "change")
+        )
+    }
+}
+
+impl Connections {
+    fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (connections, what) in [
+            (&self.reset, "reset, to come back under the new rules"),
+            (&self.kept, "kept, goes on in plaintext until it ends"),
+        ] {
+            for ends in connections {
+                writeln!(
+                    f,
+                    "{NOTE}connection {ends} of {}: {what}{NOTE:#}",
+                    self.netns
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.datapath(f)?;
+        self.wireguard(f)?;
+        self.workloads(f)?;
+        writeln!(
+            f,
+            "{HEAD}connections{HEAD:#}  {}",
+            self.connection_summary()
+        )?;
+        for connection in &self.connections {
+            writeln!(f, "  {connection}")?;
+        }
+        match self.helper {
+            Some(pid) => writeln!(f, "{HEAD}helper{HEAD:#}  running, process {pid}")?,
+            None => writeln!(
+                f,
+                "{HEAD}helper{HEAD:#}  {BAD}not running{BAD:#}: new connections between workloads of \
+                 this node wait for it"
+            )?,
+        }
+        counts(f, "counters", &self.counters)?;
+        counts(f, "helper counters", &self.helper_counters)?;
+        warnings(f, &self.warnings)?;
+        match self.differences.as_deref() {
+            None => Ok(()),
+            Some([]) => writeln!(f, "{GOOD}as configured{GOOD:#}"),
+            Some(steps) => writeln!(
+                f,
+                "{NOTE}not as configured{NOTE:#}: `underseal plan` shows {}",
+                counted(steps.len(), "change")
+            ),
+        }
+    }
+}
+
+impl Status {
+    fn datapath(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{HEAD}datapath{HEAD:#}  ")?;
+        let Some(datapath) = &self.state.datapath else {
+            return writeln!(f, "{NOTE}nothing applied{NOTE:#}");
+        };
+        let object = match datapath.object {
+            Some(object) => format!("object {object}"),
+            None => format!("{BAD}an apply is under way or was interrupted{BAD:#}"),
+        };
+        let attached = counted(datapath.attachments.len(), "program");
+        writeln!(
+            f,
+            "mode {}, {attached} attached, {object}",
+            datapath.settings.mode
+        )
+    }
+
+    fn wireguard(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(device) = &self.state.wireguard else {
+            return Ok(());
+        };
+        let up = if device.up { "up" } else { "down" };
+        let key = device
+            .key
+            .public
+            .map_or_else(|| "none".to_owned(), |key| key.to_string());
+        writeln!(
+            f,
+            "{HEAD}wireguard{HEAD:#}  {} {up}, port {}, MTU {}, public key {key}",
+            device.interface, device.port, device.mtu
+        )?;
+        for session in &self.peers {
+            let endpoint = session
+                .endpoint
+                .map_or_else(|| "nowhere".to_owned(), |e| e.to_string());
+            let age = session.handshake_age.map_or_else(
+                || format!("{NOTE}no handshake yet{NOTE:#}"),
+                |age| format!("handshake {age} s ago"),
+            );
+            writeln!(
+                f,
+                "  peer {} at {endpoint}: {age}, {} bytes received, {} sent",
+                session.public_key, session.received, session.sent
+            )?;
+        }
+        Ok(())
+    }
+
+    fn workloads(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(datapath) = &self.state.datapath else {
+            return Ok(());
+        };
+        writeln!(f, "{HEAD}workloads{HEAD:#}")?;
+        for (id, workload) in &datapath.workloads {
+            let mut namespaces = self.state.namespaces.values();
+            let covered = namespaces.any(|namespace| {
+                namespace.workload == *id
+                    && namespace.live.is_some()
+                    && namespace.entry.is_some_and(|entry| entry.taken_over)
+            });
+            let covered = if covered { "covered" } else { "absent" };
+            writeln!(
+                f,
+                "  {id} {} {covered}, {}, {}",
+                workload.name, workload.spiffe_id, workload.netns
+            )?;
+        }
+        Ok(())
+    }
+
+    fn connection_summary(&self) -> String {
+        let count = |state| self.connections.iter().filter(|c| c.state == state).count();
+        format!(
+            "{} sealed, {} held (ends, not pairs)",
+            count("sealed"),
+            count("held") + count("keyed")
+        )
+    }
+}
+
+impl fmt::Display for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name =
+            |name: &Option<WorkloadName>| name.as_ref().map_or("?".to_owned(), ToString::to_string);
+        write!(
+            f,
+            "{} {} of {} with {}, {}",
+            self.ends,
+            self.role,
+            name(&self.workload),
+            name(&self.peer),
+            self.state
+        )?;
+        if self.pid != 0 {
+            write!(f, ", process {}", self.pid)?;
+        }
+        Ok(())
+    }
+}
+
+/// Counters that are not zero.
+fn counts(f: &mut fmt::Formatter<'_>, head: &str, counts: &[Count]) -> fmt::Result {
+    let mut lines = String::new();
+    for Count { name, count, bytes } in counts.iter().filter(|c| c.count != 0) {
+        match bytes {
+            0 => writeln!(lines, "  {name} {count}")?,
+            _ => writeln!(lines, "  {name} {count} ({bytes} bytes)")?,
+        }
+    }
+    if lines.is_empty() {
+        return Ok(());
+    }
+    write!(f, "{HEAD}{head}{HEAD:#}\n{lines}")
+}
+
+fn warnings(f: &mut fmt::Formatter<'_>, warnings: &[String]) -> fmt::Result {
+    warnings
+        .iter()
+        .try_for_each(|warning| writeln!(f, "{NOTE}warning{NOTE:#}: {warning}"))
+}
+
+fn counted(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
