@@ -14,4 +14,5 @@ pub mod state;
 mod sys;
 
 /// The BPF programs, as the build script has left them.
-pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/underseal.bpf.o"));
+pub static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/underseal.bpf.o"));
