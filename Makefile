@@ -25,10 +25,10 @@ vm-built:
 	cargo test --locked --workspace --test vm -- $(SCENARIO)
 
 demo: build
-	cargo run --locked --quiet --package underseal-vm --bin demo
+	cargo run --locked --quiet --bin demo
 
 bench: build
-	cargo run --locked --quiet --package underseal-vm --bin bench
+	cargo run --locked --quiet --bin bench
 
 # The programs as they are installed. The BPF object is built by the way, and embedded.
 build: setup
