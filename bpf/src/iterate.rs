@@ -37,7 +37,8 @@ pub fn task_file(ctx: *const TaskFileContext) {
 }
 
 /// Takes over the connections that are older than the take-over of their namespace: lets go of
-/// those that need no TLS, and lists those that do (unless they are to be kept).
+/// those that need no TLS, and lists those that do (unless they are to be kept). Also those that
+/// an earlier configuration let go and this one would not.
 #[inline(always)]
 pub fn take_over(ctx: *const TcpContext) {
     let Some((seq, sk_common)) = full_socket(ctx) else {
@@ -46,7 +47,8 @@ pub fn take_over(ctx: *const TcpContext) {
     let Some(sock) = sys::tcp_sock(sk_common) else {
         return;
     };
-    if storage::state(sock).is_some() {
+    let state = storage::state(sock);
+    if !matches!(state, None | Some(State::Released)) {
         return;
     }
     let tuple = sys::tuple_of(sk_common);
@@ -64,7 +66,7 @@ pub fn take_over(ctx: *const TcpContext) {
             );
         }
         _ => {
-            if storage::set_state(sock, State::Released) {
+            if state.is_none() && storage::set_state(sock, State::Released) {
                 sys::set_lowat_of(sock, LET_GO);
             }
             if matches!(path, Path::Seal | Path::Deny) {

@@ -10,7 +10,7 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 use underseal_abi::{Conn, Drop, EventKind, HelperCounter, State};
 
 use super::{

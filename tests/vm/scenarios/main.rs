@@ -4,39 +4,55 @@ use std::process::ExitCode;
 
 use underseal_vm::{Scenario, matrix};
 
+mod controls;
+mod eager;
+mod helper;
 mod judge;
+mod lifecycle;
+mod main_job;
+mod programs;
 mod programs_load;
+mod refused;
 mod smoke;
+mod strict;
 mod systemd_boot;
+mod takeover;
 mod wire;
 
 const ALL: &[Scenario] = &[
-    Scenario {
-        name: "judge",
-        machines: 1,
-        run: judge::run,
-    },
-    Scenario {
-        name: "programs_load",
-        machines: 1,
-        run: programs_load::run,
-    },
-    Scenario {
-        name: "smoke",
-        machines: 1,
-        run: smoke::run,
-    },
-    Scenario {
-        name: "wire",
-        machines: 2,
-        run: wire::run,
-    },
-    Scenario {
-        name: "systemd_boot",
-        machines: 1,
-        run: systemd_boot::run,
-    },
+    one("judge", judge::run),
+    one("smoke", smoke::run),
+    two("wire", wire::run),
+    one("systemd_boot", systemd_boot::run),
+    one("programs_load", programs_load::run),
+    two("main_job", main_job::sealed),
+    two("main_job_control", main_job::control),
+    one("eager", eager::run),
+    one("controls", controls::run),
+    one("helper", helper::run),
+    one("lifecycle", lifecycle::run),
+    one("takeover", takeover::run),
+    two("strict", strict::run),
+    one("refused", refused::run),
 ];
+
+type Run = fn(&underseal_vm::Lab) -> anyhow::Result<()>;
+
+const fn one(name: &'static str, run: Run) -> Scenario {
+    Scenario {
+        name,
+        machines: 1,
+        run,
+    }
+}
+
+const fn two(name: &'static str, run: Run) -> Scenario {
+    Scenario {
+        name,
+        machines: 2,
+        run,
+    }
+}
 
 fn main() -> ExitCode {
     matrix::run(ALL)

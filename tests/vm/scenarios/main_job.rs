@@ -7,12 +7,22 @@ use underseal_vm::main_job::{Peer, Stage};
 use underseal_vm::site::Settings;
 
 pub(crate) fn sealed(lab: &Lab) -> Result<()> {
-    let stage = Stage::set(|options| lab.boot_all(options), &Settings::default(), &|_| {})?;
+    let stage = Stage::set(
+        |options| lab.boot_all(options),
+        &Settings::default(),
+        &|_| {},
+    )?;
     for row in stage.run(&|_| {})? {
         ensure!(!row.is_leak() && row.layers() == 1, "{row:?}");
-        ensure!(row.veth.missing_bytes == 0, "a recording with holes: {row:?}");
+        ensure!(
+            row.veth.missing_bytes == 0,
+            "a recording with holes: {row:?}"
+        );
         match row.peer {
-            Peer::SameNode => ensure!(row.veth.tls_records > 0 && row.uplink.wireguard_data_packets == 0, "{row:?}"),
+            Peer::SameNode => ensure!(
+                row.veth.tls_records > 0 && row.uplink.wireguard_data_packets == 0,
+                "{row:?}"
+            ),
             Peer::OtherNode => ensure!(row.uplink.wireguard_data_packets > 0, "{row:?}"),
         }
     }
@@ -24,11 +34,18 @@ pub(crate) fn sealed(lab: &Lab) -> Result<()> {
 }
 
 pub(crate) fn control(lab: &Lab) -> Result<()> {
-    let settings = Settings { mode: "never", underlay_v6: true, ..Settings::default() };
+    let settings = Settings {
+        mode: "never",
+        underlay_v6: true,
+        ..Settings::default()
+    };
     let stage = Stage::set(|options| lab.boot_all(options), &settings, &|_| {})?;
     for row in stage.run(&|_| {})? {
         match row.peer {
-            Peer::SameNode => ensure!(row.is_leak() && row.veth.marker_hits > 0, "the control finds nothing: {row:?}"),
+            Peer::SameNode => ensure!(
+                row.is_leak() && row.veth.marker_hits > 0,
+                "the control finds nothing: {row:?}"
+            ),
             Peer::OtherNode => ensure!(!row.is_leak() && row.layers() == 1, "{row:?}"),
         }
     }

@@ -188,10 +188,13 @@ impl Site {
     pub fn counter(&self, name: &str) -> Result<u64> {
         let status: serde_json::Value =
             serde_json::from_str(&self.vm.sh("underseal --json status")?.text())?;
-        let found = ["counters", "helper_counters"].iter().find_map(|group| {
-            let value = &status[group][name];
-            value.as_u64().or_else(|| value["packets"].as_u64())
-        });
+        let groups = ["counters", "helper_counters"]
+            .iter()
+            .filter_map(|group| status[group].as_array());
+        let found = groups
+            .flatten()
+            .find(|counter| counter["name"] == name)
+            .and_then(|counter| counter["count"].as_u64());
         found.with_context(|| format!("status shows no counter {name}: {status}"))
     }
 

@@ -150,6 +150,7 @@ fn stay() -> Result<Infallible> {
     mount_as("cgroup2", "/sys/fs/cgroup", "cgroup2")?;
     mount_as("bpf", "/sys/fs/bpf", "bpf")?;
     mount_as("tracefs", "/sys/kernel/tracing", "tracefs")?;
+    mount_as("securityfs", "/sys/kernel/security", "securityfs")?;
     mount_as("devpts", "/dev/pts", "devpts")?;
     mount_as("tmpfs", "/dev/shm", "tmpfs")?;
     let agent = Command::new(AGENT).spawn().context("start the agent")?;

@@ -1,0 +1,102 @@
+//! apply twice, plan, status, down: the second apply writes nothing, and down leaves nothing behind.
+
+use anyhow::{Result, ensure};
+use underseal_vm::identities::Authority;
+use underseal_vm::site::{Settings, Site};
+use underseal_vm::topology::Node;
+use underseal_vm::{Lab, VmOptions, Wire};
+
+/// Everything that an apply touches, as the tools of others see it. BPF ids grow and are left out.
+const WORLD: &str = "ip -o link | sed 's/^[0-9]*: //; s/link-netnsid.*//'; ip -o addr | cut -d' ' -f2-; ip route show table all; ip -6 route show table all
+for n in shop cart; do ip netns exec $n sysctl net.ipv4.tcp_notsent_lowat; ip -n $n -o link show eth0; done
+bpftool -j prog list | tr '{' '\\n' | grep -o '\"name\":\"[^\"]*\"' | sort; bpftool -j map list | tr '{' '\\n' | grep -o '\"name\":\"[^\"]*\"' | sort
+find /sys/fs/bpf; tc filter show dev h-shop ingress; tc qdisc show dev h-shop; tc qdisc show dev eth0";
+
+pub(crate) fn run(lab: &Lab) -> Result<()> {
+    let wire = Wire::new(1)?;
+    let vm = lab.boot(&VmOptions {
+        nics: vec![wire.port(0)],
+        ..VmOptions::default()
+    })?;
+    Node(1).uplink(&vm)?;
+    let site = Site::prepare(
+        &vm,
+        Node(1),
+        &Authority::new("test authority")?,
+        &[("shop", 10), ("cart", 11)],
+    )?;
+    let peer = "C8LHcQxrDOFUSUP9ZMJFtvAWDLLWxIQNGQYFvcEBCU8=".to_owned();
+    let settings = Settings {
+        peers: vec![(Node(2), peer)],
+        ..Settings::default()
+    };
+    site.configure(&settings)?;
+    let before = vm.sh(WORLD)?.text();
+
+    vm.sh("underseal check")?;
+    let plan = vm.sh("underseal plan")?.text();
+    ensure!(
+        plan.contains("ip link add dev underseal0 type wireguard"),
+        "plan does not show the device: {plan}"
+    );
+    ensure!(vm.sh(WORLD)?.text() == before, "plan has changed something");
+    site.apply()?;
+    let applied = vm.sh(WORLD)?.text();
+    ensure!(applied != before, "apply has changed nothing");
+
+    let key = vm.sh("stat -c '%a %Y %i' /var/lib/underseal/wireguard.key; sha256sum /var/lib/underseal/wireguard.key")?.text();
+    ensure!(
+        key.starts_with("600 "),
+        "permissions of the private key: {key}"
+    );
+    let writes = vm.sh("strace -f -e trace=bpf,sendto,sendmsg,openat -o /tmp/trace underseal apply && cat /tmp/trace")?.text();
+    ensure!(writes.contains("no changes"), "the second apply: {writes}");
+    for write in [
+        "BPF_MAP_UPDATE_ELEM",
+        "BPF_MAP_DELETE_ELEM",
+        "BPF_LINK_CREATE",
+        "BPF_PROG_LOAD",
+        "BPF_OBJ_PIN",
+        "RTM_NEW",
+        "RTM_DEL",
+        "RTM_SET",
+    ] {
+        ensure!(
+            !writes
+                .lines()
+                .any(|line| line.contains(write) && !line.contains("NLM_F_MULTI")),
+            "the second apply does {write}"
+        );
+    }
+    ensure!(
+        vm.sh("underseal plan")?.text().contains("no changes"),
+        "plan after apply is not empty"
+    );
+    ensure!(
+        vm.sh(WORLD)?.text() == applied,
+        "the second apply has changed something"
+    );
+    vm.sh("underseal --json status | python3 -m json.tool")?;
+
+    // Somebody takes things away: the next apply puts them back.
+    vm.sh("ip link del underseal0; rm /sys/fs/bpf/underseal/links/egress; ip netns exec shop sysctl -w net.ipv4.tcp_notsent_lowat=16384")?;
+    site.apply()?;
+    site.ensure_settled()?;
+    ensure!(
+        vm.sh("ip netns exec shop sysctl -n net.ipv4.tcp_notsent_lowat")?
+            .text()
+            == "0",
+        "the hold is not back"
+    );
+
+    site.down()?;
+    let after = vm.sh(WORLD)?.text();
+    ensure!(
+        after == before,
+        "down left something behind.\nbefore:\n{before}\nafter:\n{after}"
+    );
+    vm.sh("underseal down").map(drop)?;
+    let kept = vm.sh("stat -c '%a %Y %i' /var/lib/underseal/wireguard.key; sha256sum /var/lib/underseal/wireguard.key")?.text();
+    ensure!(kept == key, "the private key has changed");
+    Ok(())
+}
