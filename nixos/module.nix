@@ -138,6 +138,13 @@ in
     ]
     ++ lib.optional hasWireguard "wireguard";
 
+    # Mistakes that types do not show end the build, not the boot.
+    system.checks = [
+      (pkgs.runCommandLocal "check-underseal" { } ''
+        ${lib.getExe cfg.package} -c ${file} check > $out
+      '')
+    ];
+
     environment.systemPackages = [ cfg.package ];
     environment.etc."underseal/underseal.toml".source = file;
     networking.firewall.allowedUDPPorts = lib.mkIf (cfg.openFirewall && hasWireguard) [ port ];

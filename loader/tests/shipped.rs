@@ -66,6 +66,25 @@ fn sandboxes_are_tight() {
 }
 
 #[test]
+fn units_run_commands_that_exist() {
+    let mut commands = 0;
+    for unit in UNITS {
+        let text = fs::read_to_string(top().join("systemd").join(unit)).unwrap();
+        let lines = text.lines().filter(|line| line.starts_with("Exec"));
+        for command in lines.filter_map(|line| line.split_once("=/usr/bin/underseal ")) {
+            let mut underseal = Command::new(env!("CARGO_BIN_EXE_underseal"));
+            underseal.args(command.1.split_whitespace()).arg("--help");
+            assert!(
+                underseal.output().unwrap().status.success(),
+                "{unit}: {command:?}"
+            );
+            commands += 1;
+        }
+    }
+    assert_eq!(commands, 3);
+}
+
+#[test]
 fn nix_files_parse() {
     let files = files_in(&top().join("nixos"), "nix");
     assert!(files.len() >= 6, "{files:?}");
@@ -120,6 +139,11 @@ fn module_configures_the_rest_of_nixos() {
         module["modules"],
         json!(["tls", "inet_diag", "tcp_diag", "wireguard"])
     );
+    let check = format!(
+        "underseal -c {} check > $out\n",
+        module["example"].as_str().unwrap()
+    );
+    assert_eq!(module["checks"], json!([check]));
     assert_eq!(module["ports"], json!({"example": [51871], "least": []}));
     assert_eq!(module["off"], json!({"etc": {}, "systemPackages": []}));
 }

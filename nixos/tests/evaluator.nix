@@ -174,6 +174,7 @@ in
     };
   mkIf = tagIf;
   literalExpression = text: text;
+  getExe = package: package.exe;
   optional = condition: item: if condition then [ item ] else [ ];
   filterAttrs =
     keep: set:

@@ -5,7 +5,13 @@ let
   inherit (lib) mkOption types;
 
   pkgs = {
-    callPackage = _: _: { _type = "package"; };
+    callPackage = _: _: {
+      _type = "package";
+      exe = "underseal";
+    };
+    runCommandLocal =
+      _: _: script:
+      script;
     formats.toml = _: {
       type = types.anything;
       # JSON instead of TOML: the loader reads both.
@@ -39,6 +45,7 @@ let
       boot.kernelParams = list;
       boot.kernelModules = list;
       assertions = list;
+      system.checks = list;
     };
 
   evaluate =
@@ -129,6 +136,7 @@ in
   example = file (evaluate { } example);
   least = file (evaluate { } least);
   off = (evaluate { } (least // { enable = false; })).environment;
+  checks = (evaluate { } example).system.checks;
   services = (evaluate { } example).systemd.services;
   modules = (evaluate { } example).boot.kernelModules;
   ports = {
