@@ -5,6 +5,8 @@ SHELL := /bin/bash
 PREFIX ?= /usr
 UNITS ?= /usr/lib/systemd/system
 PRODUCT := underseal underseal-handshake
+# Twins of the two with defences left out, for the scenario that shows what those are good for.
+CONTROLS := underseal-controls underseal-handshake-controls
 say = @printf '\n==> %s\n'
 
 .PHONY: test demo check vm bench setup build install
@@ -33,7 +35,7 @@ bench: build
 # The programs as they are installed. The BPF object is built by the way, and embedded.
 build: setup
 	$(say) 'programs'
-	cargo build --locked --release $(addprefix --bin ,$(PRODUCT))
+	cargo build --locked --release $(addprefix --bin ,$(PRODUCT) $(CONTROLS)) --example load
 
 setup:
 	@tests/vm/setup.sh

@@ -49,5 +49,3 @@ pub static CONTROLS: Global<u32> = Global::new(0);
 pub const NO_HOLD: u32 = 1;
 /// [`CONTROLS`]: the guard lets everything pass.
 pub const NO_GUARD: u32 = 1 << 1;
-/// [`CONTROLS`]: tasks inside send and recv are not recorded.
-pub const NO_RECORD: u32 = 1 << 2;

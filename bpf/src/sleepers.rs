@@ -12,14 +12,13 @@ use underseal_abi::State;
 
 use crate::{
     maps::{self, storage},
-    offsets::{CONTROLS, NO_RECORD},
     sys::{self, Sock},
 };
 
 /// The current task is about to enter send or recv on `sock`.
 #[inline(always)]
 pub fn enter(sock: Sock) {
-    if !waits_for_keys(sock) || CONTROLS.load() & NO_RECORD != 0 {
+    if !waits_for_keys(sock) {
         return;
     }
     let sleeper = sys::sleeper(sys::cookie(sock));
@@ -41,7 +40,7 @@ pub fn enter(sock: Sock) {
 /// cookie.
 #[inline(always)]
 pub fn enter_splice(cookie: u64) {
-    if cookie == 0 || !maps::is_held(cookie) || CONTROLS.load() & NO_RECORD != 0 {
+    if cookie == 0 || !maps::is_held(cookie) {
         return;
     }
     let now = sys::now();

@@ -10,6 +10,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 
 use underseal::config::value::{AbsolutePath, InterfaceName};
+use underseal::controls::Controls;
 use underseal::kernel::bpf::object::{self, LoadError, Loaded};
 use underseal::kernel::bpf::{attach, iterate, maps};
 use underseal::kernel::netns::Netns;
@@ -38,8 +39,8 @@ fn main() -> Outcome {
 }
 
 fn run(wanted: &[Attachment], cgroup: &AbsolutePath) -> Outcome {
-    let loaded =
-        Loaded::load().inspect_err(|error| println!("{}", error.log().unwrap_or_default()))?;
+    let loaded = Loaded::load(Controls::default())
+        .inspect_err(|error| println!("{}", error.log().unwrap_or_default()))?;
     for name in loaded.programs() {
         println!("loaded {name}");
     }
@@ -102,7 +103,7 @@ fn replacement(wanted: &[Attachment], first: &[attach::Attached]) -> Outcome {
     let links = Path::new(names::PIN_ROOT).join(names::LINKS);
     let unfinished = links.join("egress%new");
     fs::rename(links.join("egress"), &unfinished)?;
-    let newer = Loaded::load()?;
+    let newer = Loaded::load(Controls::default())?;
     check(
         "what was left unfinished is swept away",
         !unfinished.exists(),
@@ -202,7 +203,7 @@ fn sockets() -> Outcome {
 
 fn foreign_maps() -> Outcome {
     set_abi(ABI_VERSION + 1)?;
-    let refused = Loaded::load();
+    let refused = Loaded::load(Controls::default());
     check(
         "maps of another version are refused",
         matches!(&refused, Err(LoadError::Foreign(_))),
@@ -214,7 +215,7 @@ fn foreign_maps() -> Outcome {
     let maps = Path::new(names::PIN_ROOT).join(names::MAPS);
     fs::rename(maps.join(names::CONNS), maps.join("aside"))?;
     fs::rename(maps.join(names::NETNS), maps.join(names::CONNS))?;
-    let refused = Loaded::load();
+    let refused = Loaded::load(Controls::default());
     check(
         "maps of another shape are refused",
         matches!(&refused, Err(LoadError::Foreign(_))),

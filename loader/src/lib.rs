@@ -2,8 +2,10 @@
 //!
 //! `config` → `desired` → `plan` → `execute` → `report`; `kernel` alone talks to the kernel.
 
+pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod controls;
 pub mod desired;
 pub mod execute;
 pub mod kernel;

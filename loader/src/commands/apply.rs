@@ -18,7 +18,7 @@ pub fn run(context: &Context<'_>) -> Result<Report, Error> {
 
     let comparison = Comparison::of(&config)?;
     let ops = comparison.plan();
-    let mut kernel = Kernel::new(comparison.observed.clone());
+    let mut kernel = Kernel::new(comparison.observed.clone(), context.controls);
     execute::apply(&mut kernel, &ops, |op| (context.say)(Saying::Step(op)))?;
 
     if !ops.is_empty() {

@@ -26,7 +26,7 @@ pub fn run(context: &Context<'_>) -> Result<Report, Error> {
 
     let observed = observe::state(config.as_ref())?;
     let ops = plan(&State::default(), &observed);
-    let mut kernel = Kernel::new(observed);
+    let mut kernel = Kernel::new(observed, context.controls);
     let failed = execute::remove(&mut kernel, &ops, |op| (context.say)(Saying::Step(op)));
     if !failed.is_empty() {
         return Err(Error::Left(failed));

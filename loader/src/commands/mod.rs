@@ -17,6 +17,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::config::{Config, ConfigError, Format, Source};
+use crate::controls::Controls;
 use crate::desired::{absent, desired};
 use crate::execute::Failure;
 use crate::kernel::carry_out::{Intervention, StepError};
@@ -36,6 +37,8 @@ pub struct Context<'a> {
     pub config: Option<PathBuf>,
     /// How long to wait for the lock.
     pub patience: Duration,
+    /// Defences left out of the programs: none, but in a test.
+    pub controls: Controls,
     /// Is told what is being waited for, and, if asked to, each step before it begins.
     pub say: &'a dyn Fn(Saying<'_>),
 }

@@ -19,6 +19,7 @@ use super::wireguard::{self, PeerChange, Preshared};
 use super::{address, link, route, sysctl};
 use crate::config::choice::Mode;
 use crate::config::value::{AbsolutePath, Digest, InterfaceName, PublicKey};
+use crate::controls::Controls;
 use crate::execute::Edge;
 use crate::op::{DatapathOp, DeviceChange, DeviceOp, NamespaceChange, NamespaceOp, NetnsEntry, Op};
 use crate::report::Ends;
@@ -29,6 +30,7 @@ use crate::state::{Peer, Settings, State};
 pub struct Kernel {
     /// The node before the plan: what a step that is taken back goes back to.
     before: State,
+    controls: Controls,
     loaded: Option<Loaded>,
     /// What became of connections that were open.
     interventions: Vec<Intervention>,
@@ -68,9 +70,10 @@ pub enum Undo {
 impl Kernel {
     /// The kernel, which is now in the state `before`.
     #[must_use]
-    pub const fn new(before: State) -> Self {
+    pub const fn new(before: State, controls: Controls) -> Self {
         Self {
             before,
+            controls,
             loaded: None,
             interventions: Vec::new(),
         }
@@ -117,7 +120,7 @@ impl Kernel {
     }
 
     fn load(&mut self) -> Result<(), StepError> {
-        match Loaded::load() {
+        match Loaded::load(self.controls) {
             Ok(loaded) => self.loaded = Some(loaded),
             Err(error) => {
                 // Maps that were made on the way go too, unless there were maps before.
@@ -133,7 +136,7 @@ impl Kernel {
     /// The programs; loaded now if the plan only attaches more of those that are attached already.
     fn loaded(&mut self) -> Result<&Loaded, LoadError> {
         if self.loaded.is_none() {
-            self.loaded = Some(Loaded::load()?);
+            self.loaded = Some(Loaded::load(self.controls)?);
         }
         let missing = || {
             Error::new(

@@ -107,7 +107,7 @@ fn show(site: &Site, case: &Case) -> Result<(PathCount, bool)> {
         programs::eager(site, &site.workload("cart").v4.to_string(), "")?
     };
     let succeeded = client.wait(PATIENCE)?.code == Some(0);
-    site.vm.sh("pkill -f late_server.py || true")?;
+    site.vm.sh("pkill -x python3; true")?;
     let networks = site.node.networks();
     let question = Question {
         networks: &networks,

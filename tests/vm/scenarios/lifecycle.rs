@@ -7,7 +7,7 @@ use underseal_vm::topology::Node;
 use underseal_vm::{Lab, VmOptions, Wire};
 
 /// Everything that an apply touches, as the tools of others see it. BPF ids grow and are left out.
-const WORLD: &str = "ip -o link | sed 's/^[0-9]*: //; s/link-netnsid.*//'; ip -o addr | cut -d' ' -f2-; ip route show table all; ip -6 route show table all
+const WORLD: &str = "(ip -o link | sed 's/^[0-9]*: //; s/link-netnsid.*//'; ip -o addr | cut -d' ' -f2-; ip route show table all; ip -6 route show table all) | grep -v fe80
 for n in shop cart; do ip netns exec $n sysctl net.ipv4.tcp_notsent_lowat; ip -n $n -o link show eth0; done
 bpftool -j prog list | tr '{' '\\n' | grep -o '\"name\":\"[^\"]*\"' | sort; bpftool -j map list | tr '{' '\\n' | grep -o '\"name\":\"[^\"]*\"' | sort
 find /sys/fs/bpf; tc filter show dev h-shop ingress; tc qdisc show dev h-shop; tc qdisc show dev eth0";
@@ -39,7 +39,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
         plan.contains("ip link add dev underseal0 type wireguard"),
         "plan does not show the device: {plan}"
     );
-    ensure!(vm.sh(WORLD)?.text() == before, "plan has changed something");
+    ensure_same("plan", &before, &vm.sh(WORLD)?.text())?;
     site.apply()?;
     let applied = vm.sh(WORLD)?.text();
     ensure!(applied != before, "apply has changed nothing");
@@ -72,10 +72,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
         vm.sh("underseal plan")?.text().contains("no changes"),
         "plan after apply is not empty"
     );
-    ensure!(
-        vm.sh(WORLD)?.text() == applied,
-        "the second apply has changed something"
-    );
+    ensure_same("the second apply", &applied, &vm.sh(WORLD)?.text())?;
     vm.sh("underseal --json status | python3 -m json.tool")?;
 
     // Somebody takes things away: the next apply puts them back.
@@ -90,13 +87,24 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
     );
 
     site.down()?;
-    let after = vm.sh(WORLD)?.text();
-    ensure!(
-        after == before,
-        "down left something behind.\nbefore:\n{before}\nafter:\n{after}"
-    );
+    ensure_same("apply and down", &before, &vm.sh(WORLD)?.text())?;
     vm.sh("underseal down").map(drop)?;
     let kept = vm.sh("stat -c '%a %Y %i' /var/lib/underseal/wireguard.key; sha256sum /var/lib/underseal/wireguard.key")?.text();
     ensure!(kept == key, "the private key has changed");
+    Ok(())
+}
+
+fn ensure_same(what: &str, before: &str, after: &str) -> Result<()> {
+    let missing = |from: &str, other: &str| {
+        from.lines()
+            .filter(|line| !other.lines().any(|l| l == *line))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    let (gone, new) = (missing(before, after), missing(after, before));
+    ensure!(
+        before == after,
+        "{what} has changed something\ngone:\n{gone}\nnew:\n{new}"
+    );
     Ok(())
 }

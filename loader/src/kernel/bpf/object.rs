@@ -21,6 +21,7 @@ use underseal_abi::names::{ALL_MAPS, ITER_LET_GO, ITER_TAKE_OVER, ITER_TASK_FILE
 
 use super::{attach, maps, offsets, pin};
 use crate::config::value::Digest;
+use crate::controls::Controls;
 use crate::kernel::error::Error;
 
 /// Why the object was not loaded. Nothing has been attached or replaced then.
@@ -86,12 +87,14 @@ impl Loaded {
     ///
     /// # Errors
     /// See [`LoadError`]. Maps that were created by then stay; they are empty.
-    pub fn load() -> Result<Self, LoadError> {
+    pub fn load(controls: Controls) -> Result<Self, LoadError> {
         pin::prepare()?;
         check_pinned_maps()?;
         let btf =
             Btf::from_sys_fs().map_err(|error| Error::new("read", BTF, io::Error::other(error)))?;
-        let mut loaded = Self { ebpf: open(&btf)? };
+        let mut loaded = Self {
+            ebpf: open(&btf, controls)?,
+        };
         for (name, program) in loaded.ebpf.programs_mut() {
             load_program(name, program, &btf)?;
         }
@@ -139,10 +142,10 @@ pub fn unload() -> Result<(), Error> {
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
-fn open(btf: &Btf) -> Result<Ebpf, LoadError> {
+fn open(btf: &Btf, controls: Controls) -> Result<Ebpf, LoadError> {
     let types = fs::read(BTF).map_err(|source| Error::new("read", BTF, source))?;
     let offsets = offsets::find(&types)?;
-    let controls = controls();
+    let controls = controls.bits();
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(btf))
@@ -266,22 +269,6 @@ fn check_pinned_maps() -> Result<(), LoadError> {
     } else {
         Err(LoadError::Foreign(differences))
     }
-}
-
-#[cfg(not(feature = "test-controls"))]
-const fn controls() -> u32 {
-    0
-}
-
-/// Defences that a test takes away, to see that it finds what they keep out.
-#[cfg(feature = "test-controls")]
-fn controls() -> u32 {
-    let names = std::env::var("UNDERSEAL_CONTROLS").unwrap_or_default();
-    let bits = [("no-hold", 1), ("no-guard", 1 << 1), ("no-record", 1 << 2)];
-    bits.iter()
-        .filter(|(name, _)| names.split(',').any(|n| n == *name))
-        .map(|(_, bit)| bit)
-        .sum()
 }
 
 #[cfg(test)]

@@ -1,0 +1,123 @@
+//! The command line: reads the arguments, runs one command, prints its report or its error. The
+//! only place that prints or decides on an exit code.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "it prints for everybody else"
+)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::commands::{self, Context, Error, Saying, apply, check, down, key, plan, status};
+use crate::controls::Controls;
+use crate::report::Report;
+use anstream::{eprintln, print, println};
+use anstyle::{AnsiColor, Style};
+use clap::{Args, Parser, Subcommand};
+
+const ERROR: Style = AnsiColor::Red.on_default().bold();
+
+/// Encrypts every path between workloads exactly once, in the kernel.
+///
+/// Exit codes: 0 done or nothing to do, 1 failed, 2 bad usage or configuration.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[arg(short, long, global = true, env = "UNDERSEAL_CONFIG", value_name = "FILE",
+        help = format!("Configuration file (TOML, .yaml or .json) [default: {}]", commands::DEFAULT_CONFIG))]
+    config: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Show each step as it begins, and the whole log of the BPF verifier
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Say whether the configuration is in order
+    Check,
+    /// Show what apply would do
+    Plan,
+    /// Make the node what the configuration says
+    Apply(Wait),
+    /// Show the node as it is
+    Status,
+    /// Remove everything that apply has made
+    Down(Wait),
+    /// Print this node's WireGuard public key; make the key if there is none
+    Key,
+}
+
+#[derive(Args)]
+struct Wait {
+    /// How long to wait for another one that is changing this node
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    wait: u64,
+}
+
+/// Runs the command that the arguments of this process ask for.
+#[must_use]
+pub fn main(controls: Controls) -> ExitCode {
+    let cli = Cli::parse();
+    let say = |saying: Saying<'_>| match saying {
+        Saying::Notice(text) => eprintln!("{text}"),
+        Saying::Step(op) if cli.verbose => eprintln!("+ {op}"),
+        Saying::Step(_) => {}
+    };
+    let patience = match &cli.command {
+        Command::Apply(wait) | Command::Down(wait) => Duration::from_secs(wait.wait),
+        _ => Duration::ZERO,
+    };
+    let context = Context {
+        config: cli.config,
+        patience,
+        controls,
+        say: &say,
+    };
+    let result = match cli.command {
+        Command::Check => check::run(&context),
+        Command::Plan => plan::run(&context),
+        Command::Apply(_) => apply::run(&context),
+        Command::Status => status::run(&context),
+        Command::Down(_) => down::run(&context),
+        Command::Key => key::run(&context),
+    };
+    match result {
+        Ok(report) => show(&report, cli.json),
+        Err(error) => complain(&error, cli.json, cli.verbose),
+    }
+}
+
+fn show(report: &Report, json: bool) -> ExitCode {
+    if !json {
+        print!("{report}");
+        return ExitCode::SUCCESS;
+    }
+    match serde_json::to_string_pretty(report) {
+        Ok(text) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{ERROR}error{ERROR:#}: cannot write JSON: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn complain(error: &Error, json: bool, verbose: bool) -> ExitCode {
+    if json {
+        println!("{}", serde_json::json!({ "error": error.to_string() }));
+    }
+    if let Some(log) = error.verifier_log().filter(|_| verbose) {
+        eprintln!("{log}");
+    }
+    eprintln!("{ERROR}error{ERROR:#}: {error}");
+    ExitCode::from(error.code())
+}
