@@ -92,12 +92,13 @@ fn guest_folder() -> Result<PathBuf> {
     Ok(target()?.join("guest/x86_64-unknown-linux-gnu/release"))
 }
 
-/// Cargo's target folder: the one that this very program lies in.
+/// Cargo's target folder: the one above the profile that this very program was built in.
 fn target() -> Result<PathBuf> {
     let program = env::current_exe()?;
-    let target = program
+    let profile = program
         .ancestors()
-        .find(|folder| folder.join("CACHEDIR.TAG").exists());
+        .find(|folder| folder.ends_with("debug") || folder.ends_with("release"));
+    let target = profile.and_then(Path::parent);
     Ok(target
         .with_context(|| format!("{} is in no cargo target folder", program.display()))?
         .to_owned())

@@ -101,7 +101,10 @@ impl Stage {
         let a = Site::prepare(&a, Node(1), &authority, &[("shop", 10), ("cart", 11)])?;
         let b = Site::prepare(&b, Node(2), &authority, &[("till", 12)])?;
         for site in [&a, &b] {
-            site.configure(settings)?;
+            site.configure(&Settings {
+                wireguard: true,
+                ..settings.clone()
+            })?;
         }
         let keys = (a.public_key()?, b.public_key()?);
         progress("underseal apply on both nodes");

@@ -31,6 +31,8 @@ pub struct Settings {
     pub non_tcp: &'static str,
     /// The other nodes, with their WireGuard public keys.
     pub peers: Vec<(Node, String)>,
+    /// Whether there is a WireGuard device even before there are peers.
+    pub wireguard: bool,
     /// Whether peers are reached over IPv6.
     pub underlay_v6: bool,
 }
@@ -44,6 +46,7 @@ impl Default for Settings {
             outside: "allow",
             non_tcp: "deny",
             peers: Vec::new(),
+            wireguard: false,
             underlay_v6: false,
         }
     }
@@ -248,6 +251,7 @@ impl Site {
                     .collect(),
             )
         };
+        let has_uplink = settings.wireguard || !settings.peers.is_empty();
         let Settings {
             mode,
             cipher,
@@ -262,12 +266,11 @@ impl Site {
              [policy]\noutside = \"{outside}\"\nnon_tcp = \"{non_tcp}\"\n",
             self.node.0,
             networks(self.node),
-            if settings.peers.is_empty() {
-                ""
-            } else {
-                "\"eth0\""
-            },
+            if has_uplink { "\"eth0\"" } else { "" },
         );
+        if has_uplink {
+            toml.push_str("\n[wireguard]\n");
+        }
         for (peer, key) in &settings.peers {
             let endpoint = if settings.underlay_v6 {
                 format!("[{}]", peer.v6())
