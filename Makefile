@@ -2,6 +2,7 @@
 # KERNELS=6.1,7.3 restricts the matrix, KERNEL=6.12 chooses the demonstration's.
 
 SHELL := /bin/bash
+export KERNELS ?= 6.1,6.12,7.3
 PREFIX ?= /usr
 UNITS ?= /usr/lib/systemd/system
 PRODUCT := underseal underseal-handshake
@@ -23,7 +24,7 @@ vm: build
 
 .PHONY: vm-built
 vm-built:
-	$(say) 'scenarios on kernels $(or $(KERNELS),6.1, 6.12, 7.3)'
+	$(say) 'scenarios on kernels $(KERNELS)'
 	cargo test --locked --workspace --test vm -- $(SCENARIO)
 
 demo: build
