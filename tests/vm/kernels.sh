@@ -10,7 +10,7 @@ line=$1 folder=$2 recipe=$3
 
 # The guest loads all of these; those marked ? only where the kernel has them.
 modules=(virtio_pci virtio_console virtio_net virtio_rng? tls gcm ccm aesni-intel ghash-clmulni-intel? chacha20poly1305
-    chacha20-x86_64? poly1305-x86_64? wireguard veth dummy bridge sch_ingress cls_bpf act_bpf? sch_netem? af_packet?
+    chacha? chacha20-x86_64? poly1305-x86_64? wireguard veth dummy bridge sch_ingress cls_bpf act_bpf? sch_netem? af_packet?
     inet_diag tcp_diag udp_diag? tun? br_netfilter? tcp_bbr? sctp? autofs4?)
 
 main() {
