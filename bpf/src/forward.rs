@@ -34,7 +34,7 @@ pub fn from_workload(packet: Packet) -> i32 {
     if is_link_scope(&ip.destination) || is_link_scope(&ip.source) {
         return NEXT;
     }
-    if !maps::endpoint(&ip.source).is_some_and(|e| e.ifindex == packet.ifindex()) {
+    if maps::endpoint(&ip.source).is_none_or(|e| e.ifindex != packet.ifindex()) {
         return refuse(packet, Counter::DropSpoofed);
     }
     let config = maps::config();

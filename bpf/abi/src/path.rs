@@ -80,7 +80,7 @@ pub const fn path_of(policy: Policy, peer: Option<&Endpoint>) -> Path {
 #[must_use]
 pub fn is_loopback(ip: &[u8; 16]) -> bool {
     let v6 = u128::from_be_bytes(*ip);
-    v6 == 1 || v6 >> 24 == 0xffff_7f
+    v6 == 1 || v6 >> 24 == 0x00ff_ff7f
 }
 
 /// Whether an address (`ip_key` form) never leaves its link: IPv6 link-local, link-local and
@@ -92,7 +92,7 @@ pub fn is_link_scope(ip: &[u8; 16]) -> bool {
     v6 == 0
         || v6 >> 118 == 0xfe80 >> 6
         || matches!(v6 >> 112, 0xff01 | 0xff02)
-        || v6 >> 8 == 0xffff_e000_00
+        || v6 >> 8 == 0x00ff_ffe0_0000
 }
 
 #[cfg(test)]

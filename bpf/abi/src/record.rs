@@ -128,7 +128,7 @@ impl Flow {
         let [kind, major, minor, high, low] = header;
         let length = (high as u32) << 8 | low as u32;
         let is_data = starts_record(0, kind) && starts_record(1, major) && starts_record(2, minor);
-        if !is_data || length < MIN_LENGTH || length > MAX_LENGTH {
+        if !is_data || !(MIN_LENGTH..=MAX_LENGTH).contains(&length) {
             return Step::Done(Verdict::NotARecord);
         }
         self.next = self.next.wrapping_add(HEADER + length);
