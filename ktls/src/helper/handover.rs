@@ -70,7 +70,7 @@ struct Passage {
 /// Seals `pairs`. Returns each with what came of it; one that failed is still held.
 pub(super) fn seal(
     maps: &mut Maps,
-    peers: &Peers,
+    peers: &mut Peers,
     pairs: Vec<Pair<OwnedFd>>,
     controls: Controls,
 ) -> Vec<(Pair<OwnedFd>, Result<(), Failure>)> {
@@ -93,7 +93,7 @@ pub(super) fn seal(
 }
 
 /// Steps 1 and 2.
-fn key(maps: &Maps, peers: &Peers, pair: &Pair<OwnedFd>) -> Result<(), Failure> {
+fn key(maps: &Maps, peers: &mut Peers, pair: &Pair<OwnedFd>) -> Result<(), Failure> {
     let (client, server) = (pair.client.1.as_fd(), pair.server.1.as_fd());
     for socket in [client, server] {
         match maps.state(socket)? {

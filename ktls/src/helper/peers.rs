@@ -1,50 +1,138 @@
 //! The two workloads of a connection, and the handshake between them.
+//!
+//! A handshake needs nothing of the connection that it is for. So when a pair of workloads has
+//! talked, the next handshake between the two is carried out ahead, while nobody waits for it. Its
+//! keys serve one connection, only as long as identities and configuration are what they were, and
+//! for a minute at most.
 
-use std::path::Path;
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use underseal_abi::{Conn, Workload};
 
 use super::{maps::Maps, names::text};
-use crate::{Cipher, IdentityStore, Party, SpiffeId, memory};
+use crate::{Cipher, Identity, IdentityStore, Party, SpiffeId, memory};
 
-/// The identities in use.
+/// How long keys that nobody has used yet stay in memory.
+const SHELF_LIFE: Duration = Duration::from_secs(60);
+
+/// Workload ids of client and server.
+type Pair = (u32, u32);
+
+/// The identities in use, and what has been made ahead with them.
 pub(super) struct Peers {
     store: IdentityStore,
+    ahead: HashMap<Pair, Ahead>,
+    wanted: HashSet<Pair>,
+}
+
+/// A handshake without a connection.
+struct Ahead {
+    terms: Terms,
+    keys: memory::Keys,
+    made: Instant,
+}
+
+/// Everything that a handshake depends on.
+struct Terms {
+    client: (Arc<Identity>, SpiffeId),
+    server: (Arc<Identity>, SpiffeId),
+    cipher: Cipher,
 }
 
 impl Peers {
     pub(super) fn new() -> Self {
         Self {
             store: IdentityStore::new(),
+            ahead: HashMap::new(),
+            wanted: HashSet::new(),
         }
     }
 
-    /// A mutual handshake for the connection whose client end is `conn`: each side proves its own
-    /// identity and accepts exactly the other's.
-    pub(super) fn handshake(&self, maps: &Maps, conn: &Conn) -> Result<memory::Keys> {
-        let (from, to) = (maps.workload(conn.workload)?, maps.workload(conn.peer)?);
-        let (client_id, server_id) = (spiffe_id(&from)?, spiffe_id(&to)?);
-        let (client, server) = (self.identity(&from)?, self.identity(&to)?);
-        let cipher = cipher(&to)?;
-        let keys = memory::handshake(
-            Party {
-                identity: &client,
-                expects: &server_id,
-            },
-            Party {
-                identity: &server,
-                expects: &client_id,
-            },
-            cipher,
-        );
-        keys.with_context(|| format!("handshake of {client_id} with {server_id}"))
+    /// The keys of a mutual handshake for the connection whose client end is `conn`: each side has
+    /// proved its own identity and accepted exactly the other's.
+    pub(super) fn handshake(&mut self, maps: &Maps, conn: &Conn) -> Result<memory::Keys> {
+        let pair = (conn.workload, conn.peer);
+        let terms = self.terms(maps, pair)?;
+        self.wanted.insert(pair);
+        let ahead = self.ahead.remove(&pair);
+        match ahead.filter(|ahead| ahead.terms.are(&terms) && ahead.made.elapsed() < SHELF_LIFE) {
+            Some(ahead) => Ok(ahead.keys),
+            None => terms.handshake(),
+        }
     }
 
-    fn identity(&self, workload: &Workload) -> Result<std::sync::Arc<crate::Identity>> {
+    /// Whether there is a handshake to carry out ahead.
+    pub(super) fn has_work(&self) -> bool {
+        !self.wanted.is_empty()
+    }
+
+    /// Carries out one handshake ahead. One that fails is forgotten: it fails again, and is told
+    /// of, when a connection needs it.
+    pub(super) fn work_ahead(&mut self, maps: &Maps) {
+        let Some(pair) = self.wanted.iter().next().copied() else {
+            return;
+        };
+        self.wanted.remove(&pair);
+        let made = |terms: Terms| terms.handshake().map(|keys| (terms, keys));
+        if let Ok((terms, keys)) = self.terms(maps, pair).and_then(made) {
+            let made = Instant::now();
+            self.ahead.insert(pair, Ahead { terms, keys, made });
+        }
+    }
+
+    /// Wipes what has been lying about for too long; returns when there will be more of that.
+    pub(super) fn clear_shelf(&mut self) -> Option<Duration> {
+        self.ahead
+            .retain(|_, ahead| ahead.made.elapsed() < SHELF_LIFE);
+        let left = |ahead: &Ahead| SHELF_LIFE.saturating_sub(ahead.made.elapsed());
+        self.ahead.values().map(left).min()
+    }
+
+    fn terms(&self, maps: &Maps, (client, server): Pair) -> Result<Terms> {
+        let (client, server) = (maps.workload(client)?, maps.workload(server)?);
+        Ok(Terms {
+            client: (self.identity(&client)?, spiffe_id(&client)?),
+            server: (self.identity(&server)?, spiffe_id(&server)?),
+            cipher: cipher(&server)?,
+        })
+    }
+
+    fn identity(&self, workload: &Workload) -> Result<Arc<Identity>> {
         let folder = text(&workload.identity);
         let identity = self.store.identity(Path::new(folder));
         identity.with_context(|| format!("identity of {}", text(&workload.name)))
+    }
+}
+
+impl Terms {
+    /// Whether nothing has changed. The store gives out the same value until files change.
+    fn are(&self, others: &Self) -> bool {
+        let same = |a: &(Arc<Identity>, SpiffeId), b: &(Arc<Identity>, SpiffeId)| {
+            Arc::ptr_eq(&a.0, &b.0) && a.1 == b.1
+        };
+        same(&self.client, &others.client)
+            && same(&self.server, &others.server)
+            && self.cipher == others.cipher
+    }
+
+    fn handshake(&self) -> Result<memory::Keys> {
+        let ((client, client_id), (server, server_id)) = (&self.client, &self.server);
+        let client = Party {
+            identity: client,
+            expects: server_id,
+        };
+        let server = Party {
+            identity: server,
+            expects: client_id,
+        };
+        memory::handshake(client, server, self.cipher)
+            .with_context(|| format!("handshake of {client_id} with {server_id}"))
     }
 }
 

@@ -87,10 +87,11 @@ impl Session {
                 PollFd::new(self.watch.as_fd(), PollFlags::POLLIN),
                 PollFd::new(stop.as_fd(), PollFlags::POLLIN),
             ];
-            match poll(&mut wait, timeout) {
-                Ok(_) | Err(Errno::EINTR) => {}
+            let idle = match poll(&mut wait, timeout) {
+                Ok(ready) => ready == 0,
+                Err(Errno::EINTR) => false,
                 Err(errno) => return Err(errno.into()),
-            }
+            };
             let asked = wait[2].any().unwrap_or(false);
             if self.watch.changed() && Maps::open().is_err() {
                 return Ok(End::MapsGone);
@@ -98,16 +99,27 @@ impl Session {
             if asked {
                 return Ok(End::Asked);
             }
+            if idle {
+                self.peers.work_ahead(&self.maps);
+            }
         }
     }
 
-    fn timeout(&self) -> PollTimeout {
+    fn timeout(&mut self) -> PollTimeout {
+        if self.peers.has_work() {
+            return PollTimeout::ZERO;
+        }
         // Rounded up: a millisecond early would spin.
         let round_up = |d: Duration| {
             PollTimeout::try_from(d + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
         };
-        self.table
-            .next_due(Instant::now())
+        let due = [
+            self.table.next_due(Instant::now()),
+            self.peers.clear_shelf(),
+        ];
+        due.into_iter()
+            .flatten()
+            .min()
             .map_or(PollTimeout::NONE, round_up)
     }
 
@@ -156,7 +168,8 @@ impl Session {
         if pairs.is_empty() {
             return;
         }
-        for (pair, result) in handover::seal(&mut self.maps, &self.peers, pairs, self.controls) {
+        for (pair, result) in handover::seal(&mut self.maps, &mut self.peers, pairs, self.controls)
+        {
             match result {
                 Ok(()) => {
                     self.maps.count(HelperCounter::Sealed, 1);
