@@ -18,7 +18,9 @@ use super::{maps::Maps, sys};
 /// # Errors
 /// Failures of the iterator itself. That no process has the socket is `None`.
 pub(super) fn socket(maps: &Maps, conn: &Conn) -> io::Result<Option<OwnedFd>> {
-    if let Some(socket) = in_process(maps, conn.tgid, conn.cookie)? {
+    if conn.tgid != 0
+        && let Some(socket) = in_process(maps, conn.tgid, conn.cookie)?
+    {
         return Ok(Some(socket));
     }
     for tgid in neighbours(conn.tgid) {
@@ -59,7 +61,8 @@ fn is_gone(error: &io::Error) -> bool {
     )
 }
 
-/// The other processes in the network namespace of `tgid`; all that can be seen if it is gone.
+/// The other processes in the network namespace of `tgid`; all that can be seen if it is gone, or
+/// not known (0).
 fn neighbours(tgid: u32) -> Vec<u32> {
     let namespace = |tgid: u32| {
         fs::metadata(format!("/proc/{tgid}/ns/net"))

@@ -64,7 +64,7 @@ impl<S> Table<S> {
         }
     }
 
-    /// Takes in what BPF says of an end. An end with an owner is looked for at once.
+    /// Takes in what BPF says of an end. One that a process has is looked for at once.
     pub(super) fn note(&mut self, conn: Conn, now: Instant) {
         let end = self.ends.entry(conn.cookie).or_insert(End {
             conn,
@@ -72,7 +72,9 @@ impl<S> Table<S> {
             search: None,
         });
         end.conn = conn;
-        if conn.tgid != 0 && end.socket.is_none() && end.search.is_none() {
+        // A client was there to connect; only one that did so before the take-over has no owner.
+        let has_owner = conn.tgid != 0 || conn.role == Role::Client as u32;
+        if has_owner && end.socket.is_none() && end.search.is_none() {
             end.search = Some(Search {
                 due: now,
                 wait: FIRST_RETRY,
