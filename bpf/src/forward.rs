@@ -24,8 +24,12 @@ fn refuse(packet: Packet, counter: Counter) -> i32 {
 /// A workload sends a packet (ingress of the host side of its veth).
 #[inline(always)]
 pub fn from_workload(packet: Packet) -> i32 {
-    if !packet.is_ip() {
+    if packet.is_arp() {
         return NEXT;
+    }
+    if !packet.is_ip() {
+        // Behind a bridge any other protocol would reach the neighbours as it is.
+        return refuse(packet, Counter::DropNonTcp);
     }
     let Some(ip) = packet.ip() else {
         return refuse(packet, Counter::DropSpoofed);

@@ -14,6 +14,7 @@ use underseal_abi::{Segment, ip_key};
 use crate::sys::Sock;
 
 const ETH_P_IP: u32 = 0x0800;
+const ETH_P_ARP: u32 = 0x0806;
 const ETH_P_IPV6: u32 = 0x86dd;
 const IPPROTO_HOPOPTS: u8 = 0;
 /// TCP.
@@ -116,6 +117,12 @@ impl Packet {
             u16::from_be(field!(self.0, protocol) as u16).into(),
             ETH_P_IP | ETH_P_IPV6
         )
+    }
+
+    /// Whether this is ARP.
+    #[inline(always)]
+    pub fn is_arp(self) -> bool {
+        u32::from(u16::from_be(field!(self.0, protocol) as u16)) == ETH_P_ARP
     }
 
     /// The network header; `None` if the packet is not IP or too short.

@@ -337,7 +337,7 @@ counters! {
     FinDeferred = "fin_deferred",
     /// Drops: a workload used a source address that is not its own.
     DropSpoofed = "drop_spoofed",
-    /// Drops: what mTLS cannot carry, between workloads of this node.
+    /// Drops: what mTLS cannot carry, between workloads of this node; what is neither IP nor ARP.
     DropNonTcp = "drop_non_tcp",
     /// Drops: packets between a workload and an address that is none, where policy denies it.
     DropOutside = "drop_outside",
