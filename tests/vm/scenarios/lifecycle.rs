@@ -7,7 +7,7 @@ use underseal_vm::topology::Node;
 use underseal_vm::{Lab, VmOptions, Wire};
 
 /// Everything that an apply touches, as the tools of others see it. BPF ids grow and are left out.
-const WORLD: &str = "(ip -o link | sed 's/^[0-9]*: //; s/link-netnsid.*//'; ip -o addr | cut -d' ' -f2-; ip route show table all; ip -6 route show table all) | grep -v fe80
+pub(crate) const WORLD: &str = "(ip -o link | sed 's/^[0-9]*: //; s/link-netnsid.*//'; ip -o addr | cut -d' ' -f2-; ip route show table all; ip -6 route show table all) | grep -v fe80
 for n in shop cart; do ip netns exec $n sysctl net.ipv4.tcp_notsent_lowat; ip -n $n -o link show eth0; done
 bpftool -j prog list | tr '{' '\\n' | grep -o '\"name\":\"[^\"]*\"' | sort; bpftool -j map list | tr '{' '\\n' | grep -o '\"name\":\"[^\"]*\"' | sort
 find /sys/fs/bpf; tc filter show dev h-shop ingress; tc qdisc show dev h-shop; tc qdisc show dev eth0";
@@ -94,7 +94,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-fn ensure_same(what: &str, before: &str, after: &str) -> Result<()> {
+pub(crate) fn ensure_same(what: &str, before: &str, after: &str) -> Result<()> {
     let missing = |from: &str, other: &str| {
         from.lines()
             .filter(|line| !other.lines().any(|l| l == *line))

@@ -7,9 +7,11 @@ use underseal_vm::{Scenario, matrix};
 mod controls;
 mod eager;
 mod helper;
+mod interop;
 mod judge;
 mod lifecycle;
 mod main_job;
+mod preflight;
 mod programs;
 mod programs_load;
 mod refused;
@@ -34,6 +36,8 @@ const ALL: &[Scenario] = &[
     one("takeover", takeover::run),
     two("strict", strict::run),
     one("refused", refused::run),
+    one("interop", interop::run),
+    one("preflight", preflight::run),
 ];
 
 type Run = fn(&underseal_vm::Lab) -> anyhow::Result<()>;
