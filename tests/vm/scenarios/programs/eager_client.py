@@ -24,7 +24,7 @@ def read():
     lines.append(text.decode())
 
 
-reader = threading.Thread(target=read)
+reader = threading.Thread(target=read, daemon=True)
 reader.start()
 connection.sendall(MARKER)
 for _ in range(16):
