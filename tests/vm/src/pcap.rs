@@ -117,6 +117,16 @@ pub enum Transport<'a> {
     Other,
 }
 
+/// Whether these bytes are an IP packet from the first to the last.
+fn is_bare_ip(packet: &[u8]) -> bool {
+    let length = |at, header| half(packet, at).map(|n| usize::from(n) + header);
+    match packet.first().map(|byte| byte >> 4) {
+        Some(4) => length(2, 0) == Some(packet.len()),
+        Some(6) => length(4, 40) == Some(packet.len()),
+        _ => false,
+    }
+}
+
 impl<'a> IpPacket<'a> {
     /// Takes a packet apart; none when it is not IP.
     pub fn parse(link: Link, packet: &'a [u8]) -> Option<Self> {
@@ -124,6 +134,8 @@ impl<'a> IpPacket<'a> {
             Link::Ip => packet,
             Link::Ethernet => match packet.get(12..14)? {
                 [0x08, 0x00] | [0x86, 0xdd] => &packet[14..],
+                // What WireGuard has decrypted is handed to a workload without a link header.
+                _ if is_bare_ip(packet) => packet,
                 _ => return None,
             },
         };
