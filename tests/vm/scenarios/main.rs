@@ -19,6 +19,7 @@ mod smoke;
 mod strict;
 mod systemd_boot;
 mod takeover;
+mod units;
 mod wire;
 
 const ALL: &[Scenario] = &[
@@ -38,6 +39,7 @@ const ALL: &[Scenario] = &[
     one("refused", refused::run),
     one("interop", interop::run),
     one("preflight", preflight::run),
+    one("units", units::run),
 ];
 
 type Run = fn(&underseal_vm::Lab) -> anyhow::Result<()>;

@@ -89,8 +89,10 @@ impl Node {
             .map(drop)
     }
 
+    /// The shell script that makes one of them, for whoever wants to run it at another time.
+    ///
     /// The gateway is an address that every host side has; the prefix of a workload is its address alone.
-    fn script(self, Workload { name, v4, v6 }: &Workload) -> String {
+    pub fn script(self, Workload { name, v4, v6 }: &Workload) -> String {
         let gateway = Ipv4Addr::new(10, self.0, 0, 1);
         format!(
             "set -e
