@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use underseal_vm::{Scenario, matrix};
 
+mod apply_lock;
 mod controls;
 mod eager;
 mod helper;
@@ -34,6 +35,7 @@ const ALL: &[Scenario] = &[
     one("controls", controls::run),
     one("helper", helper::run),
     one("lifecycle", lifecycle::run),
+    one("apply_lock", apply_lock::run),
     one("takeover", takeover::run),
     two("strict", strict::run),
     one("refused", refused::run),
