@@ -143,8 +143,12 @@ fn sealed(packet: Packet, sock: Sock, tcp: Tcp) -> i32 {
         payload: tcp.payload,
         verdict: UNDECIDED,
     };
-    // SAFETY: `step` has the signature that bpf_loop calls, `walk` outlives the call.
-    unsafe { bpf_loop(MAX_RECORDS, step as *mut c_void, (&raw mut walk).cast(), 0) };
+    // Most segments hold one record: its header, and then the end. The loop, which costs a call
+    // through a pointer for each record, is for the others.
+    if !walk.advance() && !walk.advance() {
+        // SAFETY: `step` has the signature that bpf_loop calls, `walk` outlives the call.
+        unsafe { bpf_loop(MAX_RECORDS, step as *mut c_void, (&raw mut walk).cast(), 0) };
+    }
     match walk.verdict {
         PASSED => {
             maps::count(Counter::Sealed, packet.len());
@@ -155,25 +159,32 @@ fn sealed(packet: Packet, sock: Sock, tcp: Tcp) -> i32 {
     }
 }
 
-/// One record. Returns 1 to end the loop.
+/// One record, as `bpf_loop` calls it. Returns 1 to end the loop.
 unsafe extern "C" fn step(_index: u32, walk: *mut Walk) -> i64 {
     // SAFETY: bpf_loop passes the address of `sealed`'s own `walk`.
-    let walk = unsafe { &mut *walk };
-    let (packet, payload) = (walk.packet, walk.payload);
-    // SAFETY: points into this socket's storage, which lives as long as the socket.
-    let flow = unsafe { &mut *walk.flow };
-    let stepped = flow.step(
-        walk.segment,
-        |offset| packet.payload(payload + offset),
-        |offset| packet.payload(payload + offset).map(|[byte]| byte),
-    );
-    walk.verdict = match stepped {
-        Step::More => return 0,
-        Step::Done(Verdict::Pass) => PASSED,
-        Step::Done(Verdict::NotARecord) => NOT_A_RECORD,
-        Step::Done(Verdict::Gap) => GAP,
-    };
-    1
+    i64::from(unsafe { &mut *walk }.advance())
+}
+
+impl Walk {
+    /// Looks at the next header. True if the segment is decided.
+    #[inline(always)]
+    fn advance(&mut self) -> bool {
+        let (packet, payload) = (self.packet, self.payload);
+        // SAFETY: points into this socket's storage, which lives as long as the socket.
+        let flow = unsafe { &mut *self.flow };
+        let stepped = flow.step(
+            self.segment,
+            |offset| packet.payload(payload + offset),
+            |offset| packet.payload(payload + offset).map(|[byte]| byte),
+        );
+        self.verdict = match stepped {
+            Step::More => return false,
+            Step::Done(Verdict::Pass) => PASSED,
+            Step::Done(Verdict::NotARecord) => NOT_A_RECORD,
+            Step::Done(Verdict::Gap) => GAP,
+        };
+        true
+    }
 }
 
 /// Counts the drop and tells the helper, which resets the connection: nobody else would learn of
