@@ -11,9 +11,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use underseal_vm::capture::{self, PathCount, Question};
+use underseal_vm::capture::PathCount;
 use underseal_vm::identities::Authority;
-use underseal_vm::main_job::MARKER;
+use underseal_vm::main_job::seen;
 use underseal_vm::site::{Settings, Site};
 use underseal_vm::{Lab, VmOptions};
 
@@ -112,13 +112,7 @@ fn show(site: &Site, case: &Case) -> Result<(PathCount, bool)> {
         .is_ok_and(|output| output.code == Some(0));
     client.signal(9)?;
     site.vm.sh("pkill -x python3; true")?;
-    let networks = site.node.networks();
-    let question = Question {
-        networks: &networks,
-        wireguard_port: 51871,
-        markers: &[MARKER.as_bytes()],
-    };
-    let count = capture::count(&recording.stop()?, &question);
+    let count = seen(&recording.stop()?);
     helper.signal(15)?;
     helper.wait(PATIENCE)?;
     site.vm.sh("underseal down")?;

@@ -9,9 +9,8 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use underseal_vm::capture::{self, Question};
 use underseal_vm::identities::Authority;
-use underseal_vm::main_job::MARKER;
+use underseal_vm::main_job::{MARKER, seen};
 use underseal_vm::site::{Settings, Site};
 use underseal_vm::{Lab, VmOptions};
 
@@ -52,13 +51,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
         cart.v6
     );
     site.inside("shop").sh_for(&load, PATIENCE)?;
-    let networks = site.node.networks();
-    let question = Question {
-        networks: &networks,
-        wireguard_port: 51871,
-        markers: &[MARKER.as_bytes()],
-    };
-    let count = capture::count(&recording.stop()?, &question);
+    let count = seen(&recording.stop()?);
     ensure!(
         !count.is_readable() && count.tls_records > 200 && count.missing_bytes == 0,
         "{count:?}"

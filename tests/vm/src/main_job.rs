@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::artifacts::Kernel;
 use crate::capture::{self, PathCount, Question};
 use crate::identities::Authority;
+use crate::pcap::Pcap;
 use crate::site::{Settings, Site};
 use crate::topology::{Node, Workload};
 use crate::wire::Wire;
@@ -156,19 +157,25 @@ impl Stage {
         let recording = self.a.inside("shop").capture("eth0")?;
         talk().with_context(|| format!("{} ({peer:?})", job.programs))?;
         let veth = recording.stop()?;
-        let networks = [Node(1).networks(), Node(2).networks()].concat();
-        let question = Question {
-            networks: &networks,
-            wireguard_port: 51871,
-            markers: &[MARKER.as_bytes()],
-        };
         Ok(Row {
             peer,
             programs: job.programs.to_owned(),
-            veth: capture::count(&veth, &question),
-            uplink: capture::count(&self.wire.pcap(before), &question),
+            veth: seen(&veth),
+            uplink: seen(&self.wire.pcap(before)),
         })
     }
+}
+
+/// What a recording shows of the traffic of the workloads of both nodes.
+#[must_use]
+pub fn seen(pcap: &Pcap) -> PathCount {
+    let networks = [Node(1).networks(), Node(2).networks()].concat();
+    let question = Question {
+        networks: &networks,
+        wireguard_port: 51871,
+        markers: &[MARKER.as_bytes()],
+    };
+    capture::count(pcap, &question)
 }
 
 /// Boots machines of one kernel that nobody but the caller keeps.
