@@ -56,15 +56,20 @@ pub fn ingress(packet: Packet) -> i32 {
     let Some(sock) = packet.tcp_sock() else {
         return PASS;
     };
-    if !matches!(
-        storage::state(sock),
-        Some(State::New | State::Held | State::Keyed)
-    ) || CONTROLS.load() & NO_GUARD != 0
+    let state = storage::state(sock);
+    if !matches!(state, Some(State::New | State::Held | State::Keyed))
+        || CONTROLS.load() & NO_GUARD != 0
     {
         return PASS;
     }
     match segment(packet) {
         Some((_, tcp)) if tcp.segment.len == 0 => PASS,
+        // The peer is sealed a moment earlier and its program may have set TCP_NOTSENT_LOWAT itself.
+        // TCP sends again; a socket does not stay as it is now.
+        _ if state == Some(State::Keyed) => {
+            maps::count(Counter::DropUnsealedIngress, packet.len());
+            DROP
+        }
         _ => dropped(
             sock,
             Drop::UnsealedIngress,

@@ -52,7 +52,7 @@ fn established(ctx: SockOps, role: Role) {
                 role: role as u32,
                 tgid: 0,
                 state: State::Held as u32,
-                reserved: 0,
+                unrecorded: 0,
             };
             hold(ctx, sock, conn);
         }
@@ -115,6 +115,9 @@ pub fn connect(ctx: SockAddr, destination: [u8; 16]) -> i32 {
         }
         Path::Seal => {
             let Some(sock) = ctx.sock() else { return 0 };
+            // A socket has its cookie from the first call that asks for it, and a task that splices
+            // while this connection is being made is known by the cookie alone.
+            ctx.cookie();
             let Some(kept) = storage::socket_or_new(sock) else {
                 return 0;
             };

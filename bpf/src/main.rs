@@ -88,7 +88,7 @@ pub fn sock_graft(ctx: LsmContext) -> i32 {
 #[kprobe]
 pub fn splice_read(ctx: ProbeContext) -> u32 {
     if let Some(file) = ctx.arg(0) {
-        sleepers::enter_splice(sys::cookie_of_file(file));
+        sleepers::enter_splice(sys::spliced(file));
     }
     0
 }
@@ -96,7 +96,7 @@ pub fn splice_read(ctx: ProbeContext) -> u32 {
 #[kprobe]
 pub fn sendpage(ctx: ProbeContext) -> u32 {
     if let Some(file) = ctx.arg(0) {
-        sleepers::enter_splice(sys::cookie_of_file(file));
+        sleepers::enter_splice(sys::spliced(file));
     }
     0
 }

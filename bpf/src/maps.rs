@@ -100,6 +100,15 @@ pub fn set_owner(cookie: u64, tgid: u32) {
     }
 }
 
+/// Writes that a task on a held connection could not be recorded.
+#[inline(always)]
+pub fn set_unrecorded(cookie: u64) {
+    if let Some(conn) = CONNS.get_ptr_mut(cookie) {
+        // SAFETY: as in `set_owner`.
+        unsafe { (*conn).unrecorded = 1 }
+    }
+}
+
 /// Whether the connection with this cookie still waits for its keys, as far as the table knows.
 #[inline(always)]
 pub fn is_held(cookie: u64) -> bool {

@@ -12,8 +12,10 @@ use underseal_abi::State;
 
 use crate::{
     maps::{self, storage},
-    sys::{self, Sock},
+    sys::{self, Sock, Spliced},
 };
+
+const TCP_SYN_SENT: u8 = 2;
 
 /// The current task is about to enter send or recv on `sock`.
 #[inline(always)]
@@ -35,16 +37,19 @@ pub fn enter(sock: Sock) {
     }
 }
 
-/// The current task is about to splice to or from the socket with this cookie. These paths have no
-/// LSM hook, and a kprobe cannot reach socket storage: whether a socket is held is looked up by
-/// cookie.
+/// The current task is about to splice to or from this socket. These paths have no LSM hook, and a
+/// kprobe cannot reach socket storage: whether a socket is held is looked up by cookie. One that is
+/// being connected is not in the table yet, and counts as held.
 #[inline(always)]
-pub fn enter_splice(cookie: u64) {
-    if cookie == 0 || !maps::is_held(cookie) {
+pub fn enter_splice(socket: Spliced) {
+    let waits = socket.state == TCP_SYN_SENT || maps::is_held(socket.cookie);
+    if socket.cookie == 0 || !waits {
         return;
     }
     let now = sys::now();
-    maps::insert_sleeper(&sys::sleeper(cookie), now);
+    if !maps::insert_sleeper(&sys::sleeper(socket.cookie), now) {
+        maps::set_unrecorded(socket.cookie);
+    }
     sys::barrier(now);
 }
 

@@ -229,6 +229,13 @@ impl SockOps {
 pub struct SockAddr(pub *mut bpf_sock_addr);
 
 impl SockAddr {
+    /// Cookie of the socket.
+    #[inline(always)]
+    pub fn cookie(self) -> u64 {
+        // SAFETY: the helper takes this context.
+        unsafe { bpf_get_socket_cookie(self.0.cast()) }
+    }
+
     /// Whether this is TCP.
     #[inline(always)]
     pub fn is_tcp(self) -> bool {
@@ -369,13 +376,24 @@ pub fn read_kernel<T: Default + Copy>(base: *const u8, offset: u32) -> T {
     value
 }
 
-/// Cookie of the socket behind `file`; 0 if it has none, or is no socket. Only for hooks that
-/// get an untyped pointer (kprobes).
+/// A socket as a kprobe sees it: an untyped pointer.
+#[derive(Clone, Copy)]
+pub struct Spliced {
+    /// Its cookie; 0 if it has none.
+    pub cookie: u64,
+    /// Its TCP state.
+    pub state: u8,
+}
+
+/// The socket behind `file`; all zeros if it is none.
 #[inline(always)]
-pub fn cookie_of_file(file: *const u8) -> u64 {
+pub fn spliced(file: *const u8) -> Spliced {
     let socket: u64 = read_kernel(file, offsets::OFF_FILE_PRIVATE.load());
     let sk: u64 = read_kernel(socket as *const u8, offsets::OFF_SOCKET_SK.load());
-    read_kernel(sk as *const u8, offsets::OFF_SKC_COOKIE.load())
+    Spliced {
+        cookie: read_kernel(sk as *const u8, offsets::OFF_SKC_COOKIE.load()),
+        state: read_kernel(sk as *const u8, offsets::OFF_SKC_STATE.load()),
+    }
 }
 
 /// Context of an `iter/task_file` program (kernel/bpf/task_iter.c, `struct bpf_iter__task_file`).

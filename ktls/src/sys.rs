@@ -53,6 +53,38 @@ pub fn set_notsent_lowat(socket: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether the kernel's TLS in the socket has keys, for either direction.
+///
+/// # Errors
+///
+/// That of `getsockopt`: the socket has no TLS.
+pub(crate) fn has_keys(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    for direction in [libc::TLS_TX, libc::TLS_RX] {
+        // So short a buffer gets version and cipher, and not the key (net/tls/tls_main.c,
+        // do_tls_getsockopt_conf).
+        let mut info = [0_u16; 2];
+        let mut len = len_of::<[u16; 2]>();
+        // SAFETY: the kernel writes at most `len` bytes, the size of `info`, and both outlive the
+        // call.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_TLS,
+                direction,
+                info.as_mut_ptr().cast(),
+                &raw mut len,
+            )
+        };
+        match Errno::result(result) {
+            Ok(_) => return Ok(true),
+            // What it says of a direction without keys.
+            Err(Errno::EBUSY) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(false)
+}
+
 /// Sends one record of a type other than data on a socket with `TLS_TX`.
 pub(crate) fn send_record(socket: impl AsFd, kind: u8, payload: &[u8]) -> io::Result<()> {
     let mut data = libc::iovec {

@@ -95,7 +95,7 @@ pub enum Role {
 
 /// How far a socket is on its way to being sealed. Absent storage means: not ours, or unknown.
 #[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
     /// Seen at connect or setsockopt, not yet established: sends nothing.
     New = 1,
@@ -177,8 +177,9 @@ pub struct Conn {
     pub tgid: u32,
     /// [`State`] as u32, for display; the socket's own storage decides.
     pub state: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// 1 if a task that splices could not be recorded: must never be handed over. (A kprobe does
+    /// not reach [`Socket::unrecorded`].)
+    pub unrecorded: u32,
 }
 
 /// `TCP_NOTSENT_LOWAT` as an application has set it while its socket was held.
@@ -337,7 +338,8 @@ counters! {
     FinDeferred = "fin_deferred",
     /// Drops: a workload used a source address that is not its own.
     DropSpoofed = "drop_spoofed",
-    /// Drops: what mTLS cannot carry, between workloads of this node; what is neither IP nor ARP.
+    /// Drops: what mTLS cannot carry, between workloads of this node; data to and from addresses of
+    /// the link, TCP included, where neighbours must use mTLS; what is neither IP nor ARP.
     DropNonTcp = "drop_non_tcp",
     /// Drops: packets between a workload and an address that is none, where policy denies it.
     DropOutside = "drop_outside",

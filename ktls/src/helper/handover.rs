@@ -148,7 +148,7 @@ fn restart_sleepers(maps: &mut Maps, passages: &mut [Passage], controls: Control
         maps.remove_sleeper(sleeper);
     }
     for passage in passages.iter_mut().filter(|p| p.result.is_ok()) {
-        if ends(&passage.pair).any(|(_, socket)| is_unrecorded(maps, socket)) {
+        if ends(&passage.pair).any(|(conn, socket)| is_unrecorded(maps, conn, socket)) {
             passage.result = Err(Failure::Restart(
                 "the map of sleeping tasks was full".into(),
             ));
@@ -165,8 +165,9 @@ fn explain(sleeper: &Sleeper, error: &io::Error) -> String {
 }
 
 /// Whether BPF could not record a task on the socket, or says nothing about it at all.
-fn is_unrecorded(maps: &Maps, socket: BorrowedFd<'_>) -> bool {
+fn is_unrecorded(maps: &Maps, conn: &Conn, socket: BorrowedFd<'_>) -> bool {
     !matches!(maps.socket(socket), Ok(Some(kept)) if kept.unrecorded == 0)
+        || maps.is_unrecorded(conn.cookie)
 }
 
 /// Step 4. The guard begins to let records pass with the state, on both ends before either sends.

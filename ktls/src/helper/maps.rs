@@ -95,6 +95,14 @@ impl Maps {
             .collect()
     }
 
+    /// Whether the table says that a task that splices could not be recorded.
+    pub(super) fn is_unrecorded(&self, cookie: u64) -> bool {
+        // A connection that is closed by now has no entry, and nothing to hand over.
+        self.conns
+            .get(&cookie, 0)
+            .is_ok_and(|conn| conn.unrecorded != 0)
+    }
+
     /// Deletes the record of a task.
     pub(super) fn remove_sleeper(&mut self, sleeper: &Sleeper) {
         // Gone already is as good.

@@ -24,7 +24,10 @@ use super::{
     reset,
     table::{Missing, Pair, Table},
 };
-use crate::install::{self, InstallError};
+use crate::{
+    install::{self, InstallError},
+    sys::has_keys,
+};
 
 /// Why a session ended.
 #[must_use]
@@ -214,10 +217,19 @@ impl Session {
                 self.table.forget(conn.cookie);
             }
             Ok(Some(State::Held)) => match install::attach_ulp(socket.as_fd()) {
-                // An earlier helper may have come as far as this.
-                Ok(()) | Err(InstallError::AlreadyAttached) => {
+                Ok(()) => self.table.found(conn.cookie, socket),
+                // An earlier helper may have come as far as this, but no further: what is sealed
+                // with its keys could not be read with others.
+                Err(InstallError::AlreadyAttached)
+                    if has_keys(socket.as_fd()).is_ok_and(|has| !has) =>
+                {
                     self.table.found(conn.cookie, socket)
                 }
+                Err(InstallError::AlreadyAttached) => self.give_up(
+                    conn,
+                    HelperCounter::ResetInterrupted,
+                    &Failure::Interrupted.to_string(),
+                ),
                 Err(error) => self.give_up(
                     conn,
                     HelperCounter::ResetInstall,
