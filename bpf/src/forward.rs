@@ -7,7 +7,7 @@ use underseal_abi::{Config, Counter, Endpoint, Path, THIS_NODE, is_link_scope, p
 
 use crate::{
     maps,
-    packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, Ip, Packet},
+    packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IGMP, IPPROTO_TCP, Ip, Packet},
 };
 
 /// The next program, then the stack (`TCX_NEXT`, `TC_ACT_UNSPEC`).
@@ -34,14 +34,17 @@ pub fn from_workload(packet: Packet) -> i32 {
     let Some(ip) = packet.ip() else {
         return refuse(packet, Counter::DropSpoofed);
     };
-    // Neighbour discovery and its like are between the workload and this host alone.
+    let config = maps::config();
     if is_link_scope(&ip.destination) || is_link_scope(&ip.source) {
-        return NEXT;
+        return if may_pass_on_link(&config, &ip) {
+            NEXT
+        } else {
+            refuse(packet, Counter::DropNonTcp)
+        };
     }
     if maps::endpoint(&ip.source).is_none_or(|e| e.ifindex != packet.ifindex()) {
         return refuse(packet, Counter::DropSpoofed);
     }
-    let config = maps::config();
     let peer = maps::endpoint(&ip.destination);
     match path_of(maps::policy(&config), peer.as_ref()) {
         Path::Tunnel if config.wireguard == 0 => refuse(packet, Counter::DropUnreachable),
@@ -128,6 +131,27 @@ fn deliver(packet: Packet, to: Option<Endpoint>, counter: Counter) -> i32 {
             packet.redirect_peer(ifindex)
         }
         _ => refuse(packet, Counter::DropUnreachable),
+    }
+}
+
+/// Whether a packet for or from an address of the link may leave a workload: neighbour discovery and
+/// its like may. Behind a bridge neighbours would get the rest too, and such addresses say nothing of
+/// who they are: nothing could be sealed.
+#[inline(always)]
+fn may_pass_on_link(config: &Config, ip: &Ip) -> bool {
+    const NEIGHBOUR: Endpoint = Endpoint {
+        node: THIS_NODE,
+        workload: 1,
+        ifindex: 0,
+        reserved: 0,
+    };
+    if path_of(maps::policy(config), Some(&NEIGHBOUR)) != Path::Seal {
+        return true;
+    }
+    match ip.protocol {
+        IPPROTO_ICMP | IPPROTO_ICMPV6 | IPPROTO_IGMP => true,
+        IPPROTO_TCP => false,
+        _ => config.flags & Config::ALLOW_NON_TCP != 0,
     }
 }
 

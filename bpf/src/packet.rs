@@ -23,6 +23,8 @@ const IPPROTO_ROUTING: u8 = 43;
 const IPPROTO_FRAGMENT: u8 = 44;
 /// ICMP.
 pub const IPPROTO_ICMP: u8 = 1;
+/// IGMP.
+pub const IPPROTO_IGMP: u8 = 2;
 /// ICMPv6.
 pub const IPPROTO_ICMPV6: u8 = 58;
 const IPPROTO_DSTOPTS: u8 = 60;
@@ -146,8 +148,8 @@ impl Packet {
         })
     }
 
-    /// Steps over up to six extension headers; a longer chain keeps the protocol of the last one
-    /// seen, which no rule allows.
+    /// Steps over up to six extension headers, and none behind that of a fragment. A longer chain
+    /// keeps the protocol of the last one seen, which no rule allows.
     #[inline(always)]
     fn ip6(self) -> Option<Ip> {
         let [protocol] = self.bytes::<1>(6)?;
@@ -165,10 +167,13 @@ impl Packet {
                     ip.protocol = next;
                     ip.transport += (u32::from(length) + 1) * 8;
                 }
+                // All that every fragment of a packet says; what follows is in the first one alone,
+                // and in the others anything.
                 IPPROTO_FRAGMENT => {
                     let [next] = self.bytes::<1>(ip.transport)?;
                     ip.protocol = next;
                     ip.transport += 8;
+                    break;
                 }
                 _ => break,
             }
