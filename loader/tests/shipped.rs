@@ -197,7 +197,13 @@ fn architecture_names_every_file() {
             named.insert(file.unwrap_or_else(|| panic!("{heading}: there is no {name}")));
         }
     }
-    let crates = ["bpf/src", "bpf/abi/src", "ktls/src", "loader/src"];
+    let crates = [
+        "bpf/src",
+        "bpf/abi/src",
+        "ktls/src",
+        "loader/src",
+        "tests/model/src",
+    ];
     let all = crates
         .iter()
         .flat_map(|folder| files_in(&top().join(folder), "rs"));
