@@ -8,10 +8,12 @@ mod apply_lock;
 mod controls;
 mod eager;
 mod helper;
+mod host_network;
 mod interop;
 mod judge;
 mod lifecycle;
 mod main_job;
+mod non_tcp;
 mod preflight;
 mod programs;
 mod programs_load;
@@ -39,6 +41,8 @@ const ALL: &[Scenario] = &[
     one("takeover", takeover::run),
     two("strict", strict::run),
     one("refused", refused::run),
+    one("non_tcp", non_tcp::run),
+    one("host_network", host_network::run),
     one("interop", interop::run),
     one("preflight", preflight::run),
     one("units", units::run),
