@@ -6,6 +6,8 @@
 //! traffic connects ADDR N PAUSE [--ktls]    N connections: nanoseconds from connect to the first byte back, one a line;
 //!                                           each begins PAUSE milliseconds after the one before has ended
 //! traffic hold ADDR N                       N connections, each used once, then open until this is killed
+//! traffic open ADDR N                       N connections that are never used, open until this is killed
+//! traffic accept ADDR                       accepts connections and keeps them until this is killed
 //! ```
 //!
 //! A request is one byte E, then 2^E - 1 bytes of anything; the server answers it with one byte. With `--ktls` both
@@ -47,6 +49,8 @@ fn main() -> Result<()> {
             connects(address, n.parse()?, pause, sealing)
         }
         ["hold", address, n] => hold(address, n.parse()?),
+        ["open", address, n] => open(address, n.parse()?),
+        ["accept", address] => accept(address),
         _ => bail!("see the head of this program's source for its arguments"),
     }
 }
@@ -119,6 +123,25 @@ fn hold(address: &str, n: u32) -> Result<()> {
     println!("holding {}", held.len());
     loop {
         thread::park();
+    }
+}
+
+fn open(address: &str, n: u32) -> Result<()> {
+    let opened: Vec<_> = (0..n)
+        .map(|_| connect(address, Sealing::None))
+        .collect::<Result<_>>()?;
+    println!("open {}", opened.len());
+    loop {
+        thread::park();
+    }
+}
+
+/// One thread for all: what is measured is the connections.
+fn accept(address: &str) -> Result<()> {
+    let listener = TcpListener::bind(address)?;
+    let mut kept = Vec::new();
+    loop {
+        kept.push(listener.accept()?.0);
     }
 }
 

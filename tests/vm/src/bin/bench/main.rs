@@ -5,6 +5,8 @@
 //! say little by themselves; their ratios do, but for the cipher: emulation makes it dearer than a processor does.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod costs;
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -81,7 +83,8 @@ fn bench(as_json: bool) -> Result<()> {
         name: "bench".into(),
         // With one processor nobody waits for another to wake, which is what emulation is worst at.
         cpus: 1,
-        deadline: Duration::from_secs(900),
+        programs: &["underseal", "underseal-handshake", "underseal-controls"],
+        deadline: Duration::from_secs(1800),
         ..VmOptions::default()
     };
     let vm = Arc::new(Vm::boot(&kernel, &options)?);
@@ -93,6 +96,7 @@ fn bench(as_json: bool) -> Result<()> {
     }
     progress("the helper's memory");
     let memory = bench.helper_memory()?;
+    let costs = costs::all(&bench.site, &progress)?;
     vm.finish()?;
     let ratios = ratios(&samples)?;
     if as_json {
@@ -102,6 +106,7 @@ fn bench(as_json: bool) -> Result<()> {
                 "kernel": kernel.release,
                 "nanoseconds": medians(&samples),
                 "ratios": ratios.iter().map(|row| row.json()).collect::<Vec<_>>(),
+                "costs": costs.iter().map(costs::Cost::json).collect::<Vec<_>>(),
                 "helper_resident_kib": { "after": memory[0], "with_held": memory[1], "held": HELD },
             })
         );
@@ -112,6 +117,7 @@ fn bench(as_json: bool) -> Result<()> {
             times(&samples)
         );
         println!("{}\n", targets(&ratios));
+        println!("{}\n", costs_table(&costs));
         println!(
             "helper: {} KiB resident after the run, {} KiB with {HELD} connections held (target: under 10 MB)",
             memory[0], memory[1]
@@ -292,6 +298,15 @@ fn targets(ratios: &[Ratio]) -> Table {
     table.set_header(["", "ratio", "target"]);
     for ratio in ratios {
         table.add_row([&ratio.what, &format!("{:.3}", ratio.value), ratio.target]);
+    }
+    table
+}
+
+fn costs_table(costs: &[costs::Cost]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    for cost in costs {
+        table.add_row([&cost.what, &format!("{:.3}", cost.value), cost.unit]);
     }
     table
 }
