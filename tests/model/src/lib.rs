@@ -5,9 +5,9 @@
 //! `bpf/src/{hold,sleepers,guard}.rs` and `ktls/src/helper/{session,handover,restart}.rs`. Whoever changes an order there
 //! changes it here. The helper may be killed before any step; another one starts later.
 //!
-//! What it does not show: that a memory barrier is where the order needs one (a record that is written late is the same
-//! run as one written after the state was read, and that is tried); what a wrong offset, a lost event of a hook or a
-//! bug of the kernel does; and two connections at once, which share nothing but the map of sleeping tasks.
+//! What it does not show: on which processor a barrier is needed (that a record must not be seen late is shown, by trying
+//! it); what a wrong offset, a lost event of a hook or a bug of the kernel does; and two connections at once, which share
+//! nothing but the map of sleeping tasks. A send is one unit: what TCP does to half a unit is the scenarios' affair.
 
 mod action;
 mod connection;
