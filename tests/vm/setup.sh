@@ -11,6 +11,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/apt.sh"
 root=$(cd "$here/../.." && pwd)
 cache=${UNDERSEAL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/underseal}
+target=${CARGO_TARGET_DIR:-target}
 
 packages=(
     # a linker and a C compiler for the crates with C in them, and what cargo fetches with
@@ -92,17 +93,18 @@ install_kernels() {
 
 build_image() {
     local recipe image
-    recipe=$(sha256sum "$here/image.sh" | cut -c1-8)
+    recipe=$(cat "$here"/image*.sh "$here"/scenarios/programs/*.java | sha256sum | cut -c1-8)
     image=$cache/images/bookworm-$recipe.ext4
     if [ -e "$image" ]; then
         say "root image: present"
     else
-        say "root image: building (about half a minute)"
+        say "root image: building (about two minutes)"
         mkdir -p "$cache/images"
         as_root "$here/image.sh" "$image"
     fi
-    ln -sfn "bookworm-$recipe.ext4" "$cache/images/current.new"
-    mv -T "$cache/images/current.new" "$cache/images/current"
+    # Each clone has its own link: another one may be of a version with another recipe.
+    (cd "$root" && mkdir -p "$target/guest" && ln -sfn "$image" "$target/guest/root-image.new" &&
+        mv -T "$target/guest/root-image.new" "$target/guest/root-image")
 }
 
 # Static, because the initramfs has no libraries; a target folder of its own, because of the other flags.
@@ -110,7 +112,7 @@ build_guest() {
     say "guest programs: building"
     (cd "$root" && RUSTFLAGS='-C target-feature=+crt-static' cargo build --quiet --release --locked \
         --package underseal-vm-guest --target x86_64-unknown-linux-gnu \
-        --target-dir "${CARGO_TARGET_DIR:-target}/guest")
+        --target-dir "$target/guest")
 }
 
 main "$@"

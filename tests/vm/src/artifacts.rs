@@ -58,7 +58,7 @@ impl Kernel {
 
 /// The root image; machines only ever write to a snapshot of it.
 pub(crate) fn root_image() -> Result<PathBuf> {
-    present(cache()?.join("images/current"), "make setup")
+    present(target()?.join("guest/root-image"), "make setup")
 }
 
 /// PID 1 of the guest.
