@@ -17,6 +17,10 @@ mod non_tcp;
 mod preflight;
 mod programs;
 mod programs_load;
+mod real_jobs;
+mod real_programs;
+mod real_restarts;
+mod real_servers;
 mod refused;
 mod smoke;
 mod strict;
@@ -46,6 +50,10 @@ const ALL: &[Scenario] = &[
     one("interop", interop::run),
     one("preflight", preflight::run),
     one("units", units::run),
+    one("real_databases", real_programs::databases),
+    one("real_web", real_programs::web),
+    one("real_runtimes", real_programs::runtimes),
+    one("real_restarts", real_restarts::run),
 ];
 
 type Run = fn(&underseal_vm::Lab) -> anyhow::Result<()>;
