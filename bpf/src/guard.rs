@@ -9,7 +9,7 @@ use underseal_abi::{
 };
 
 use crate::{
-    hold,
+    ending, hold,
     maps::{self, storage},
     offsets::{CONTROLS, NO_GUARD},
     packet::{Ip, Packet, Tcp},
@@ -39,7 +39,11 @@ pub fn egress(packet: Packet) -> i32 {
         return PASS;
     }
     match state {
+        Some(State::Sealed) if tcp.fin && ending::is_cut(sock) => {
+            dropped(sock, Drop::Cut, Counter::DropCut, packet)
+        }
         Some(State::Sealed) => sealed(packet, sock, tcp),
+        Some(State::Ending) if tcp.segment.len == 0 && sent_nothing(sock, tcp) => PASS,
         Some(_) if tcp.segment.len == 0 => {
             maps::count(Counter::FinDeferred, 0);
             DROP
@@ -57,8 +61,10 @@ pub fn ingress(packet: Packet) -> i32 {
         return PASS;
     };
     let state = storage::state(sock);
-    if !matches!(state, Some(State::New | State::Held | State::Keyed))
-        || CONTROLS.load() & NO_GUARD != 0
+    if !matches!(
+        state,
+        Some(State::New | State::Held | State::Keyed | State::Ending)
+    ) || CONTROLS.load() & NO_GUARD != 0
     {
         return PASS;
     }
@@ -77,6 +83,14 @@ pub fn ingress(packet: Packet) -> i32 {
             packet,
         ),
     }
+}
+
+/// Whether the FIN of a socket without keys is the first that it sends: nothing can be lost then.
+#[inline(always)]
+fn sent_nothing(sock: Sock, tcp: Tcp) -> bool {
+    let flow = storage::flow(sock);
+    // SAFETY: not null, so it points into this socket's storage.
+    !flow.is_null() && unsafe { (*flow).next } == tcp.segment.seq
 }
 
 #[inline(always)]

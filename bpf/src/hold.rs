@@ -8,12 +8,15 @@ use aya_ebpf::bindings::{
 use underseal_abi::{Conn, Counter, EventKind, Lowat, Path, Role, State, is_loopback, path_of};
 
 use crate::{
+    ending,
     maps::{self, storage},
     offsets::{CONTROLS, NO_HOLD},
     sys::{self, Sock, SockAddr, SockOps, SockOpt},
 };
 
+const TCP_FIN_WAIT1: u32 = 4;
 const TCP_CLOSE: u32 = 7;
+const TCP_CLOSE_WAIT: u32 = 8;
 /// Reports "not writable" whatever was set before, by the program or its listener: zero means the
 /// namespace's default, and that is zero.
 const HOLD: u32 = 0;
@@ -24,7 +27,11 @@ pub fn sockops(ctx: SockOps) {
     match ctx.op() {
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(ctx, Role::Client),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => established(ctx, Role::Server),
-        BPF_SOCK_OPS_STATE_CB if ctx.new_state() == TCP_CLOSE => closed(ctx),
+        BPF_SOCK_OPS_STATE_CB => match ctx.new_state() {
+            TCP_CLOSE => closed(ctx),
+            TCP_FIN_WAIT1 | TCP_CLOSE_WAIT => ending::one_side_shut(ctx),
+            _ => {}
+        },
         _ => {}
     }
 }
@@ -152,7 +159,7 @@ pub fn setsockopt(ctx: SockOpt) {
 /// accept has given a held connection to a process.
 #[inline(always)]
 pub fn accepted(sock: Sock) {
-    if storage::state(sock) != Some(State::Held) {
+    if !matches!(storage::state(sock), Some(State::Held | State::Ending)) {
         return;
     }
     let Some(kept) = storage::socket(sock) else {

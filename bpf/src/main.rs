@@ -5,6 +5,7 @@
 #![feature(core_intrinsics)]
 #![allow(internal_features)]
 
+mod ending;
 mod forward;
 mod guard;
 mod hold;
@@ -16,15 +17,19 @@ mod sleepers;
 mod sys;
 
 use aya_ebpf::{
-    macros::{cgroup_skb, cgroup_sock_addr, cgroup_sockopt, classifier, kprobe, lsm, sock_ops},
+    macros::{
+        cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, classifier, kprobe, lsm,
+        sock_ops,
+    },
     programs::{
-        LsmContext, ProbeContext, SkBuffContext, SockAddrContext, SockOpsContext, SockoptContext,
-        TcContext,
+        LsmContext, ProbeContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext,
+        SockoptContext, TcContext,
     },
 };
 use underseal_abi::Counter;
 
 use crate::{
+    maps::storage,
     packet::Packet,
     sys::{Sock, SockAddr, SockOps, SockOpt, TaskFileContext, TcpContext},
 };
@@ -53,6 +58,12 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
     1
 }
 
+#[cgroup_sock(sock_release)]
+pub fn sock_release(ctx: SockContext) -> i32 {
+    ending::closed(Sock(ctx.sock.cast()));
+    1
+}
+
 #[cgroup_skb(egress)]
 pub fn egress(ctx: SkBuffContext) -> i32 {
     guard::egress(Packet(ctx.skb.skb))
@@ -65,16 +76,24 @@ pub fn ingress(ctx: SkBuffContext) -> i32 {
 
 #[lsm(hook = "socket_sendmsg")]
 pub fn socket_sendmsg(ctx: LsmContext) -> i32 {
-    if let Some(sock) = sys::sk_of_socket(ctx.arg(0)) {
-        sleepers::enter(sock);
+    let Some(sock) = sys::sk_of_socket(ctx.arg(0)) else {
+        return 0;
+    };
+    match storage::state(sock) {
+        Some(state) => {
+            sleepers::enter(sock, state);
+            ending::may_send(sock, state, sys::flags_of(ctx.arg(1)))
+        }
+        None => 0,
     }
-    0
 }
 
 #[lsm(hook = "socket_recvmsg")]
 pub fn socket_recvmsg(ctx: LsmContext) -> i32 {
-    if let Some(sock) = sys::sk_of_socket(ctx.arg(0)) {
-        sleepers::enter(sock);
+    if let Some(sock) = sys::sk_of_socket(ctx.arg(0))
+        && let Some(state) = storage::state(sock)
+    {
+        sleepers::enter(sock, state);
     }
     0
 }

@@ -109,6 +109,15 @@ pub fn set_unrecorded(cookie: u64) {
     }
 }
 
+/// Notes the state of a connection for those who look at the table.
+#[inline(always)]
+pub fn set_shown_state(cookie: u64, state: State) {
+    if let Some(conn) = CONNS.get_ptr_mut(cookie) {
+        // SAFETY: as in `set_owner`.
+        unsafe { (*conn).state = state as u32 }
+    }
+}
+
 /// Whether the connection with this cookie still waits for its keys, as far as the table knows.
 #[inline(always)]
 pub fn is_held(cookie: u64) -> bool {

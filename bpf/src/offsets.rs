@@ -39,6 +39,33 @@ pub static OFF_SKC_V6_DADDR: Global<u32> = Global::new(0);
 /// `struct sock_common`, member `skc_v6_rcv_saddr`.
 #[unsafe(no_mangle)]
 pub static OFF_SKC_V6_RCV_SADDR: Global<u32> = Global::new(0);
+/// `struct sock`, member `sk_shutdown`.
+#[unsafe(no_mangle)]
+pub static OFF_SK_SHUTDOWN: Global<u32> = Global::new(0);
+/// `struct msghdr`, member `msg_flags`.
+#[unsafe(no_mangle)]
+pub static OFF_MSG_FLAGS: Global<u32> = Global::new(0);
+/// `struct inet_connection_sock`, member `icsk_ulp_ops`.
+#[unsafe(no_mangle)]
+pub static OFF_ICSK_ULP_OPS: Global<u32> = Global::new(0);
+/// `struct inet_connection_sock`, member `icsk_ulp_data`.
+#[unsafe(no_mangle)]
+pub static OFF_ICSK_ULP_DATA: Global<u32> = Global::new(0);
+/// `struct sk_msg`, member `sg`.
+#[unsafe(no_mangle)]
+pub static OFF_SK_MSG_SG: Global<u32> = Global::new(0);
+/// `struct sk_msg_sg`, member `size`.
+#[unsafe(no_mangle)]
+pub static OFF_SK_MSG_SG_SIZE: Global<u32> = Global::new(0);
+/// `struct tls_context`, member `priv_ctx_tx`.
+#[unsafe(no_mangle)]
+pub static OFF_TLS_PRIV_TX: Global<u32> = Global::new(0);
+/// `struct tls_sw_context_tx`, member `open_rec`.
+#[unsafe(no_mangle)]
+pub static OFF_TLS_OPEN_REC: Global<u32> = Global::new(0);
+/// `struct tls_rec`, member `msg_plaintext`.
+#[unsafe(no_mangle)]
+pub static OFF_TLS_REC_PLAIN: Global<u32> = Global::new(0);
 
 /// Test-only: bits that take a defence away. Zero in every object that a release loader loads,
 /// and then the verifier removes the code behind them.

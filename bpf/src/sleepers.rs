@@ -17,10 +17,10 @@ use crate::{
 
 const TCP_SYN_SENT: u8 = 2;
 
-/// The current task is about to enter send or recv on `sock`.
+/// The current task is about to enter send or recv on `sock`, which was found in `state`.
 #[inline(always)]
-pub fn enter(sock: Sock) {
-    if !waits_for_keys(sock) {
+pub fn enter(sock: Sock, state: State) {
+    if !matches!(state, State::New | State::Held) {
         return;
     }
     let sleeper = sys::sleeper(sys::cookie(sock));

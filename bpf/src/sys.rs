@@ -12,8 +12,9 @@ use aya_ebpf::{
     helpers::{
         bpf_get_current_pid_tgid, bpf_ktime_get_ns,
         generated::{
-            bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_seq_write,
-            bpf_setsockopt, bpf_skc_to_tcp_sock, bpf_sock_from_file, bpf_sock_ops_cb_flags_set,
+            bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_probe_read_kernel,
+            bpf_send_signal_thread, bpf_seq_write, bpf_setsockopt, bpf_skc_to_tcp_sock,
+            bpf_sock_from_file, bpf_sock_ops_cb_flags_set,
         },
     },
 };
@@ -374,6 +375,55 @@ pub fn read_kernel<T: Default + Copy>(base: *const u8, offset: u32) -> T {
         )
     };
     value
+}
+
+/// Address of the `struct sock` behind a socket, as a number: the verifier allows no arithmetic on
+/// the pointers of most programs, and none is read through this one but by `read_kernel`.
+#[inline(always)]
+fn address(sock: Sock) -> *const u8 {
+    let slot = sock.0;
+    read_kernel::<u64>((&raw const slot).cast(), 0) as *const u8
+}
+
+/// Whether an upper layer protocol is in the socket (`TCP_ULP`).
+#[inline(always)]
+pub fn has_ulp(sock: Sock) -> bool {
+    read_kernel::<u64>(address(sock), offsets::OFF_ICSK_ULP_OPS.load()) != 0
+}
+
+/// Bits of `sk_shutdown` (include/net/sock.h).
+#[inline(always)]
+pub fn shutdown_of(sock: Sock) -> u8 {
+    read_kernel(address(sock), offsets::OFF_SK_SHUTDOWN.load())
+}
+
+/// Bytes that lie in a TLS record which waits for more (net/tls/tls_sw.c, `open_rec`).
+#[inline(always)]
+pub fn open_record(sock: Sock) -> u32 {
+    let tls: u64 = read_kernel(address(sock), offsets::OFF_ICSK_ULP_DATA.load());
+    let sends: u64 = read_kernel(tls as *const u8, offsets::OFF_TLS_PRIV_TX.load());
+    let record: u64 = read_kernel(sends as *const u8, offsets::OFF_TLS_OPEN_REC.load());
+    if record == 0 {
+        return 0;
+    }
+    let size = offsets::OFF_TLS_REC_PLAIN.load()
+        + offsets::OFF_SK_MSG_SG.load()
+        + offsets::OFF_SK_MSG_SG_SIZE.load();
+    read_kernel(record as *const u8, size)
+}
+
+/// Flags of a message that an LSM hook was given.
+#[inline(always)]
+pub fn flags_of(message: *const u8) -> u32 {
+    read_kernel(message, offsets::OFF_MSG_FLAGS.load())
+}
+
+/// Sends SIGPIPE to the current thread, as the kernel does with EPIPE.
+#[inline(always)]
+pub fn raise_sigpipe() {
+    const SIGPIPE: u32 = 13;
+    // SAFETY: a plain integer. That it fails for a thread that is ending does not matter.
+    unsafe { bpf_send_signal_thread(SIGPIPE) };
 }
 
 /// A socket as a kprobe sees it: an untyped pointer.

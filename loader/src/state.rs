@@ -308,6 +308,8 @@ programs! {
     SpliceRead = "splice_read" at Hook::Kernel,
     /// Records tasks that splice into a socket, on kernels that have this path.
     Sendpage = "sendpage" at Hook::Kernel,
+    /// Sees what a program leaves unsent when it closes a sealed socket.
+    SockRelease = "sock_release" at Hook::Cgroup("cgroup_inet_sock_release"),
     /// Keeps an application from ending its own hold.
     Setsockopt = "setsockopt" at Hook::Cgroup("cgroup_setsockopt"),
     /// Policy at connect, IPv4.

@@ -107,6 +107,9 @@ pub enum State {
     Keyed = 4,
     /// Sends and receives TLS records and nothing else.
     Sealed = 5,
+    /// One end was closed, or shut down for sending, before keys could be set. No data will pass;
+    /// whoever still sends is reset.
+    Ending = 6,
 }
 
 impl State {
@@ -120,6 +123,7 @@ impl State {
             3 => Self::Held,
             4 => Self::Keyed,
             5 => Self::Sealed,
+            6 => Self::Ending,
             _ => return None,
         })
     }
@@ -216,8 +220,8 @@ pub struct Socket {
     pub lowat: Lowat,
     /// 1 if a task inside send or recv could not be recorded: must never be handed over.
     pub unrecorded: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// 1 if it was closed while data lay in a TLS record that was never completed.
+    pub cut: u32,
 }
 
 /// A task that was inside send or recv on a held socket: key of `SLEEPERS`.
@@ -244,6 +248,9 @@ pub enum EventKind {
     Closed = 3,
     /// The guard dropped a segment; [`Event::reason`] is a [`Drop`].
     Dropped = 4,
+    /// The connection ends before it has keys; [`Event::reason`] is 1 at the end that was closed or
+    /// shut down, 0 at the other.
+    Ending = 5,
 }
 
 /// Why the guard dropped a segment.
@@ -260,6 +267,12 @@ pub enum Drop {
     UnsealedIngress = 4,
     /// Payload between workloads of this node by a socket Underseal has never seen.
     Unknown = 5,
+    /// The end of a sealed stream whose last bytes were never sent: more was announced
+    /// (`MSG_MORE`) and did not come.
+    Cut = 6,
+    /// A call to send on a connection that ends before it has keys; refused before it made a
+    /// segment.
+    Ending = 7,
 }
 
 /// Record of the ring buffer.
@@ -355,6 +368,14 @@ counters! {
     MapFull = "map_full",
     /// Messages to the helper that found the ring buffer full; it reads `CONNS` instead.
     EventLost = "event_lost",
+    /// Ends of connections that were closed before they had keys and had sent nothing.
+    EndedUnsealed = "ended_unsealed",
+    /// Drops: the end of a sealed stream whose last bytes were never sent.
+    DropCut = "drop_cut",
+    /// Calls to send refused: the peer was closed or shut down before there were keys.
+    RefusedEnding = "refused_ending",
+    /// Calls to send refused after the program's own shutdown, which kTLS would report as done.
+    RefusedShutdown = "refused_shutdown",
 }
 
 counters! {

@@ -149,9 +149,7 @@ fn restart_sleepers(maps: &mut Maps, passages: &mut [Passage], controls: Control
     }
     for passage in passages.iter_mut().filter(|p| p.result.is_ok()) {
         if ends(&passage.pair).any(|(conn, socket)| is_unrecorded(maps, conn, socket)) {
-            passage.result = Err(Failure::Restart(
-                "the map of sleeping tasks was full".into(),
-            ));
+            passage.result = Err(Failure::Restart(UNRECORDED.into()));
         }
     }
     maps.count(HelperCounter::Restarted, restarted);
@@ -190,6 +188,33 @@ pub(super) fn finish(maps: &mut Maps, conn: &Conn, socket: BorrowedFd<'_>) -> io
     maps.show_state(conn, State::Sealed);
     Ok(())
 }
+
+/// Lets the programs of a connection notice that it ends before it has keys (state `Ending`). From
+/// that state on BPF refuses every call to send; tasks that slept in one before are made to call
+/// again. Nothing that waits for leave to send sleeps on.
+pub(super) fn end_unsealed(
+    maps: &mut Maps,
+    conn: &Conn,
+    socket: BorrowedFd<'_>,
+) -> Result<(), Failure> {
+    // The other half of this barrier is in bpf/src/sleepers.rs.
+    fence(Ordering::SeqCst);
+    for sleeper in maps.sleepers(&[conn.cookie]) {
+        let restarted = restart(&sleeper);
+        maps.remove_sleeper(&sleeper);
+        match restarted {
+            Ok(Restart::Done) => maps.count(HelperCounter::Restarted, 1),
+            Ok(Restart::NotNeeded) => {}
+            Err(error) => return Err(Failure::Restart(explain(&sleeper, &error))),
+        }
+    }
+    if is_unrecorded(maps, conn, socket) {
+        return Err(Failure::Restart(UNRECORDED.into()));
+    }
+    Ok(set_notsent_lowat(socket, u32::MAX)?)
+}
+
+const UNRECORDED: &str = "the map of sleeping tasks was full";
 
 fn ends(pair: &Pair<OwnedFd>) -> impl Iterator<Item = (&Conn, BorrowedFd<'_>)> {
     [&pair.client, &pair.server]

@@ -130,7 +130,7 @@ impl Session {
     fn scan(&mut self) {
         let now = Instant::now();
         for conn in self.maps.conns() {
-            if conn.state == State::Held as u32 {
+            if conn.state == State::Held as u32 || conn.state == State::Ending as u32 {
                 self.table.note(conn, now);
             }
         }
@@ -143,6 +143,13 @@ impl Session {
             match event.kind {
                 k if k == EventKind::Held as u32 || k == EventKind::Accepted as u32 => {
                     self.table.note(conn, now)
+                }
+                k if k == EventKind::Ending as u32 => {
+                    self.table.forget(conn.cookie);
+                    // The end that was closed needs nothing more; the other one may wait to send.
+                    if event.reason == 0 {
+                        self.table.note(conn, now);
+                    }
                 }
                 k if k == EventKind::Closed as u32 => drop(self.table.forget(conn.cookie)),
                 k if k == EventKind::Dropped as u32 => self.reset_dropped(&conn, event.reason),
@@ -216,6 +223,7 @@ impl Session {
                 }
                 self.table.forget(conn.cookie);
             }
+            Ok(Some(State::Ending)) => self.end_unsealed(conn, &socket),
             Ok(Some(State::Held)) => match install::attach_ulp(socket.as_fd()) {
                 Ok(()) => self.table.found(conn.cookie, socket),
                 // An earlier helper may have come as far as this, but no further: what is sealed
@@ -230,6 +238,10 @@ impl Session {
                     HelperCounter::ResetInterrupted,
                     &Failure::Interrupted.to_string(),
                 ),
+                // Shut down in this very moment.
+                Err(_) if matches!(self.maps.state(socket.as_fd()), Ok(Some(State::Ending))) => {
+                    self.end_unsealed(conn, &socket)
+                }
                 Err(error) => self.give_up(
                     conn,
                     HelperCounter::ResetInstall,
@@ -246,6 +258,15 @@ impl Session {
                 HelperCounter::ResetInstall,
                 &format!("cannot read its state: {error}"),
             ),
+        }
+    }
+
+    /// The peer was closed or shut down before there were keys. Whoever waits to send is woken and
+    /// then refused, by the program at the call itself.
+    fn end_unsealed(&mut self, conn: &Conn, socket: &OwnedFd) {
+        match handover::end_unsealed(&mut self.maps, conn, socket.as_fd()) {
+            Ok(()) => drop(self.table.forget(conn.cookie)),
+            Err(failure) => self.give_up(conn, failure.counter(), &failure.to_string()),
         }
     }
 
@@ -277,10 +298,20 @@ impl Session {
             r if r == Drop::Unknown as u32 => {
                 "payload between workloads from a socket older than the take-over"
             }
+            r if r == Drop::Cut as u32 => {
+                "the end of a stream whose last bytes were announced (MSG_MORE) and never sent"
+            }
+            r if r == Drop::Ending as u32 => {
+                "a call to send to a peer that was closed or shut down before there were keys"
+            }
             _ => "a reason unknown to this version",
         };
         // Each retransmission is dropped and told of again: what is gone already is old news.
-        let ended = self.destroy(conn);
+        let mut ended = self.destroy(conn);
+        if reason == Drop::Cut as u32 || reason == Drop::Ending as u32 {
+            // One that its program has closed ends without a word to its peer on older kernels.
+            ended |= self.destroy(&opposite(conn));
+        }
         if let Some(other) = self.table.other_end(conn) {
             self.table.forget(other.cookie);
             self.destroy(&other);
@@ -298,5 +329,15 @@ impl Session {
             warn!("{error:#}; it stays held");
             false
         })
+    }
+}
+
+/// The other end of a connection, as far as this one knows it.
+fn opposite(conn: &Conn) -> Conn {
+    Conn {
+        tuple: conn.tuple.reversed(),
+        workload: conn.peer,
+        peer: conn.workload,
+        ..Conn::default()
     }
 }

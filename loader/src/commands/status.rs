@@ -94,6 +94,7 @@ fn connection(conn: &Conn, state: &State) -> Connection {
         state: match ConnState::from_raw(conn.state) {
             Some(ConnState::Sealed) => "sealed",
             Some(ConnState::Keyed) => "keyed",
+            Some(ConnState::Ending) => "ending",
             Some(ConnState::Released) => "released",
             Some(ConnState::New | ConnState::Held) | None => "held",
         },

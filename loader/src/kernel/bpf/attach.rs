@@ -399,6 +399,7 @@ const fn kind(program: Program) -> bpf_attach_type {
         Program::Egress => BPF_CGROUP_INET_EGRESS,
         Program::Ingress => BPF_CGROUP_INET_INGRESS,
         Program::Setsockopt => BPF_CGROUP_SETSOCKOPT,
+        Program::SockRelease => BPF_CGROUP_INET_SOCK_RELEASE,
         Program::Connect4 => BPF_CGROUP_INET4_CONNECT,
         Program::Connect6 => BPF_CGROUP_INET6_CONNECT,
         Program::SocketOps => BPF_CGROUP_SOCK_OPS,

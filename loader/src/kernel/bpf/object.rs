@@ -120,6 +120,7 @@ impl Loaded {
             Program::SockOps(p) => p.fd(),
             Program::CgroupSockAddr(p) => p.fd(),
             Program::CgroupSockopt(p) => p.fd(),
+            Program::CgroupSock(p) => p.fd(),
             Program::CgroupSkb(p) => p.fd(),
             Program::Lsm(p) => p.fd(),
             Program::KProbe(p) => p.fd(),
@@ -141,10 +142,13 @@ pub fn unload() -> Result<(), Error> {
 }
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
+const MODULE_BTF: &str = "/sys/kernel/btf/tls";
 
 fn open(btf: &Btf, controls: Controls) -> Result<Ebpf, LoadError> {
     let types = fs::read(BTF).map_err(|source| Error::new("read", BTF, source))?;
-    let offsets = offsets::find(&types)?;
+    // Missing when TLS is part of the kernel; the probe before this has had the module loaded.
+    let module = fs::read(MODULE_BTF).ok();
+    let offsets = offsets::find(&types, module.as_deref())?;
     let controls = controls.bits();
     let mut loader = EbpfLoader::new();
     loader
@@ -171,6 +175,7 @@ fn load_program(name: &str, program: &mut Program, btf: &Btf) -> Result<(), Load
         Program::SockOps(p) => p.load(),
         Program::CgroupSockAddr(p) => p.load(),
         Program::CgroupSockopt(p) => p.load(),
+        Program::CgroupSock(p) => p.load(),
         Program::CgroupSkb(p) => p.load(),
         // The program is called like the hook.
         Program::Lsm(p) => p.load(name, btf),

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 /// Name of the global that takes an offset, with the struct and the member it is the offset of.
 /// The globals are declared in bpf/src/offsets.rs.
-pub const MEMBERS: [(&str, &str, &str); 11] = [
+pub const MEMBERS: [(&str, &str, &str); 20] = [
     ("OFF_SOCKET_SK", "socket", "sk"),
     ("OFF_FILE_PRIVATE", "file", "private_data"),
     ("OFF_SKC_COOKIE", "sock_common", "skc_cookie"),
@@ -20,6 +20,15 @@ pub const MEMBERS: [(&str, &str, &str); 11] = [
     ("OFF_SKC_RCV_SADDR", "sock_common", "skc_rcv_saddr"),
     ("OFF_SKC_V6_DADDR", "sock_common", "skc_v6_daddr"),
     ("OFF_SKC_V6_RCV_SADDR", "sock_common", "skc_v6_rcv_saddr"),
+    ("OFF_SK_SHUTDOWN", "sock", "sk_shutdown"),
+    ("OFF_MSG_FLAGS", "msghdr", "msg_flags"),
+    ("OFF_ICSK_ULP_OPS", "inet_connection_sock", "icsk_ulp_ops"),
+    ("OFF_ICSK_ULP_DATA", "inet_connection_sock", "icsk_ulp_data"),
+    ("OFF_SK_MSG_SG", "sk_msg", "sg"),
+    ("OFF_SK_MSG_SG_SIZE", "sk_msg_sg", "size"),
+    ("OFF_TLS_PRIV_TX", "tls_context", "priv_ctx_tx"),
+    ("OFF_TLS_OPEN_REC", "tls_sw_context_tx", "open_rec"),
+    ("OFF_TLS_REC_PLAIN", "tls_rec", "msg_plaintext"),
 ];
 
 /// Why an offset cannot be told.
@@ -40,13 +49,24 @@ pub enum Error {
 
 /// The offsets of [`MEMBERS`], in bytes, in the same order.
 ///
+/// `vmlinux` is the kernel's BTF, `module` that of its module tls, if it is one: what is special to
+/// TLS is there.
+///
 /// # Errors
-/// `btf` is malformed, or a member does not exist.
-pub fn find(btf: &[u8]) -> Result<[u32; MEMBERS.len()], Error> {
-    let btf = Btf::parse(btf)?;
+/// Either is malformed, or a member does not exist.
+pub fn find(vmlinux: &[u8], module: Option<&[u8]>) -> Result<[u32; MEMBERS.len()], Error> {
+    let kernel = Btf::parse(vmlinux, &[])?;
+    let module = module
+        .map(|bytes| Btf::parse(bytes, kernel.strings))
+        .transpose()?;
+    let all: Vec<&Btf<'_>> = [Some(&kernel), module.as_ref()]
+        .into_iter()
+        .flatten()
+        .collect();
     let mut offsets = [0; MEMBERS.len()];
     for (offset, (_, name, member)) in offsets.iter_mut().zip(MEMBERS) {
-        let bits = btf.structs(name).find_map(|s| btf.bits(s, member, DEEPEST));
+        let in_one = |btf: &&Btf<'_>| btf.structs(name).find_map(|s| btf.bits(s, member, DEEPEST));
+        let bits = all.iter().find_map(in_one);
         let bits = bits
             .filter(|bits| bits % 8 == 0)
             .ok_or(Error::NoMember { name, member })?;
@@ -64,6 +84,8 @@ const UNION: u32 = 5;
 /// The type section with the place of each type, and the names.
 struct Btf<'a> {
     types: Vec<Type<'a>>,
+    /// Names of the kernel, which a module's continue; empty for the kernel itself.
+    base: &'a [u8],
     strings: &'a [u8],
 }
 
@@ -80,7 +102,7 @@ struct Type<'a> {
 }
 
 impl<'a> Btf<'a> {
-    fn parse(bytes: &'a [u8]) -> Result<Self, Error> {
+    fn parse(bytes: &'a [u8], base: &'a [u8]) -> Result<Self, Error> {
         const MAGIC: u32 = 0xeb9f;
         let malformed = Error::Malformed;
         let field = |at: usize| word(bytes, at).ok_or(malformed("its header is cut off"));
@@ -100,6 +122,7 @@ impl<'a> Btf<'a> {
         let strings = section(field(16)?, field(20)?).ok_or(malformed("its names are cut off"))?;
         Ok(Self {
             types: Self::types(types)?,
+            base,
             strings,
         })
     }
@@ -167,6 +190,10 @@ impl<'a> Btf<'a> {
 
     /// The struct or union that a type id stands for, through modifiers and typedefs.
     fn composite(&self, mut id: u32) -> Option<Type<'a>> {
+        if !self.base.is_empty() {
+            // A module's ids continue the kernel's. Nothing that is looked for there needs them.
+            return None;
+        }
         for _ in 0..DEEPEST {
             // Ids count from 1; 0 is void.
             let found = *self.types.get(usize::try_from(id.checked_sub(1)?).ok()?)?;
@@ -180,7 +207,11 @@ impl<'a> Btf<'a> {
     }
 
     fn name(&self, at: u32) -> Option<&'a [u8]> {
-        let name = self.strings.get(usize::try_from(at).ok()?..)?;
+        let at = usize::try_from(at).ok()?;
+        let name = match at.checked_sub(self.base.len()) {
+            Some(at) => self.strings.get(at..)?,
+            None => self.base.get(at..)?,
+        };
         name.split(|&b| b == 0).next()
     }
 }
@@ -200,6 +231,8 @@ mod tests {
     struct Blob {
         types: Vec<u8>,
         strings: Vec<u8>,
+        /// Length of the names that these continue.
+        base: u32,
     }
 
     impl Blob {
@@ -207,6 +240,7 @@ mod tests {
             Self {
                 types: Vec::new(),
                 strings: vec![0],
+                base: 0,
             }
         }
 
@@ -217,7 +251,7 @@ mod tests {
             let at = self.strings.len();
             self.strings.extend_from_slice(name.as_bytes());
             self.strings.push(0);
-            u32::try_from(at).unwrap()
+            self.base + u32::try_from(at).unwrap()
         }
 
         fn words(&mut self, words: &[u32]) {
@@ -278,12 +312,39 @@ mod tests {
                 .map(|(name, i)| (*name, 0, i * 16)),
         );
         blob.composite(STRUCT, "sock_common", &members); // 7
+        for (name, member, bits) in [
+            ("sock", "sk_shutdown", 800),
+            ("msghdr", "msg_flags", 640),
+            ("inet_connection_sock", "icsk_ulp_ops", 1600),
+            ("inet_connection_sock", "icsk_ulp_data", 1664),
+            ("sk_msg", "sg", 0),
+            ("sk_msg_sg", "size", 96),
+        ] {
+            blob.composite(STRUCT, name, &[(member, 0, bits)]);
+        }
+        blob.bytes()
+    }
+
+    /// The module's own types; their names continue those of `kernel`.
+    fn module(kernel: &[u8]) -> Vec<u8> {
+        let mut blob = Blob::new();
+        blob.strings.clear();
+        blob.base = u32::from_ne_bytes(*kernel[20..].first_chunk().unwrap());
+        blob.composite(STRUCT, "tls_context", &[("priv_ctx_tx", 0, 192)]);
+        blob.composite(STRUCT, "tls_sw_context_tx", &[("open_rec", 0, 256)]);
+        blob.composite(STRUCT, "tls_rec", &[("msg_plaintext", 0, 192)]);
         blob.bytes()
     }
 
     #[test]
     fn hand_made() {
-        assert_eq!(find(&sample()), Ok([24, 16, 0, 2, 4, 6, 8, 64, 68, 10, 12]));
+        let kernel = sample();
+        let found = find(&kernel, Some(&module(&kernel))).unwrap();
+        assert_eq!(found[..11], [24, 16, 0, 2, 4, 6, 8, 64, 68, 10, 12]);
+        assert_eq!(found[11..], [100, 80, 200, 208, 0, 12, 24, 32, 24]);
+        let name = "tls_context";
+        let member = "priv_ctx_tx";
+        assert_eq!(find(&kernel, None), Err(Error::NoMember { name, member }));
     }
 
     #[test]
@@ -291,7 +352,7 @@ mod tests {
         let mut blob = Blob::new();
         blob.composite(STRUCT, "socket", &[("state", 0, 0)]);
         assert_eq!(
-            find(&blob.bytes()),
+            find(&blob.bytes(), None),
             Err(Error::NoMember {
                 name: "socket",
                 member: "sk"
@@ -304,7 +365,7 @@ mod tests {
         let mut blob = Blob::new();
         blob.composite(STRUCT, "socket", &[("", 1, 0)]);
         assert_eq!(
-            find(&blob.bytes()),
+            find(&blob.bytes(), None),
             Err(Error::NoMember {
                 name: "socket",
                 member: "sk"
@@ -316,20 +377,25 @@ mod tests {
     fn damage_is_refused_without_a_panic() {
         let whole = sample();
         for length in 0..whole.len() {
-            let _ = find(&whole[..length]);
+            let _ = find(&whole[..length], None);
         }
         for at in 0..whole.len() {
             let mut bytes = whole.clone();
             bytes[at] ^= 0xff;
-            let _ = find(&bytes);
+            let _ = find(&bytes, None);
         }
-        assert!(matches!(find(&whole[..20]), Err(Error::Malformed(_))));
-        assert!(matches!(find(b"\x7fELF\0\0\0\0"), Err(Error::Malformed(_))));
+        assert!(matches!(find(&whole[..20], None), Err(Error::Malformed(_))));
+        assert!(matches!(
+            find(b"\x7fELF\0\0\0\0", None),
+            Err(Error::Malformed(_))
+        ));
     }
 
     #[test]
     fn this_kernel() {
-        let offsets = find(&std::fs::read("/sys/kernel/btf/vmlinux").unwrap()).unwrap();
+        // A host of tests may have no TLS: its part is taken from the sample.
+        let kernel = std::fs::read("/sys/kernel/btf/vmlinux").unwrap();
+        let offsets = find(&kernel, Some(&module(&kernel))).unwrap();
         // The first members of sock_common have not moved since 2013 (include/net/sock.h).
         assert_eq!(offsets[3..9], [16, 18, 14, 12, 0, 4]);
     }
