@@ -27,6 +27,7 @@ mod strict;
 mod systemd_boot;
 mod takeover;
 mod units;
+mod ways;
 mod wire;
 
 const ALL: &[Scenario] = &[
@@ -54,6 +55,7 @@ const ALL: &[Scenario] = &[
     one("real_web", real_programs::web),
     one("real_runtimes", real_programs::runtimes),
     one("real_restarts", real_restarts::run),
+    one("ways", ways::run),
 ];
 
 type Run = fn(&underseal_vm::Lab) -> anyhow::Result<()>;
