@@ -3,7 +3,7 @@
 
 #![deny(unsafe_code)]
 
-use underseal_abi::{Conn, Counter, Drop, EventKind, State};
+use underseal_abi::{Counter, Drop, EventKind, State};
 
 use crate::{
     maps::{self, storage},
@@ -55,7 +55,10 @@ pub fn may_send(sock: Sock, state: State, flags: u32) -> i32 {
         // the stream for one.
         State::Ending if !shut => {
             maps::count(Counter::RefusedEnding, 0);
-            tell_dropped(sock, Drop::Ending);
+            if let Some(kept) = storage::socket(sock) {
+                kept.cut = 1;
+                maps::tell(EventKind::Dropped, Drop::Ending as u32, &kept.conn);
+            }
             -ECONNRESET
         }
         _ => 0,
@@ -77,13 +80,17 @@ pub fn closed(sock: Sock) {
 /// Whether the end of this sealed stream would hide that its last bytes were never sent.
 #[inline(always)]
 pub fn is_cut(sock: Sock) -> bool {
-    storage::socket(sock).is_none_or(|kept| kept.cut != 0) || sys::open_record(sock) > 0
+    is_marked(sock) || sys::open_record(sock) > 0
+}
+
+/// Whether a FIN at sequence number `seq` ends a connection without keys in order: it is the first
+/// that the socket sends, and no call to send was refused.
+#[inline(always)]
+pub fn is_orderly(sock: Sock, seq: u32) -> bool {
+    storage::flow_start(sock) == Some(seq) && !is_marked(sock)
 }
 
 #[inline(always)]
-fn tell_dropped(sock: Sock, why: Drop) {
-    if let Some(kept) = storage::socket(sock) {
-        let conn: Conn = kept.conn;
-        maps::tell(EventKind::Dropped, why as u32, &conn);
-    }
+fn is_marked(sock: Sock) -> bool {
+    storage::socket(sock).is_none_or(|kept| kept.cut != 0)
 }

@@ -43,7 +43,11 @@ pub fn egress(packet: Packet) -> i32 {
             dropped(sock, Drop::Cut, Counter::DropCut, packet)
         }
         Some(State::Sealed) => sealed(packet, sock, tcp),
-        Some(State::Ending) if tcp.segment.len == 0 && sent_nothing(sock, tcp) => PASS,
+        Some(State::Ending)
+            if tcp.segment.len == 0 && ending::is_orderly(sock, tcp.segment.seq) =>
+        {
+            PASS
+        }
         Some(_) if tcp.segment.len == 0 => {
             maps::count(Counter::FinDeferred, 0);
             DROP
@@ -83,14 +87,6 @@ pub fn ingress(packet: Packet) -> i32 {
             packet,
         ),
     }
-}
-
-/// Whether the FIN of a socket without keys is the first that it sends: nothing can be lost then.
-#[inline(always)]
-fn sent_nothing(sock: Sock, tcp: Tcp) -> bool {
-    let flow = storage::flow(sock);
-    // SAFETY: not null, so it points into this socket's storage.
-    !flow.is_null() && unsafe { (*flow).next } == tcp.segment.seq
 }
 
 #[inline(always)]

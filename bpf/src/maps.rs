@@ -225,6 +225,13 @@ pub mod storage {
         get(&FLOWS, sock, null_mut(), false)
     }
 
+    /// Where the record walker of a socket expects the next header.
+    #[inline(always)]
+    pub fn flow_start(sock: Sock) -> Option<u32> {
+        // SAFETY: null, or a value of this socket's storage.
+        unsafe { flow(sock).as_ref() }.map(|flow| flow.next)
+    }
+
     /// Starts the record walker of a socket at sequence number `next`.
     #[inline(always)]
     pub fn start_flow(sock: Sock, next: u32) -> bool {

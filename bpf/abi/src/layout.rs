@@ -220,7 +220,8 @@ pub struct Socket {
     pub lowat: Lowat,
     /// 1 if a task inside send or recv could not be recorded: must never be handed over.
     pub unrecorded: u32,
-    /// 1 if it was closed while data lay in a TLS record that was never completed.
+    /// 1 if its end must not look orderly: it was closed while data lay in a TLS record that was
+    /// never completed, or a call to send was refused before it had keys.
     pub cut: u32,
 }
 
