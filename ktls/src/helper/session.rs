@@ -194,7 +194,13 @@ impl Session {
         match discover::socket(&self.maps, conn) {
             Ok(Some(socket)) => self.take_socket(conn, socket),
             Ok(None) => {
-                if self.table.missing(conn.cookie, now) == Missing::Lost {
+                if self.table.missing(conn.cookie, now) != Missing::Lost {
+                    return;
+                }
+                if conn.state == State::Ending as u32 {
+                    // It ends in order by itself, and nobody is there to be told of anything.
+                    self.table.forget(conn.cookie);
+                } else {
                     self.give_up(conn, HelperCounter::ResetLost, "no process has its socket");
                 }
             }
