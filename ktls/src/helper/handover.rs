@@ -156,10 +156,12 @@ fn restart_sleepers(maps: &mut Maps, passages: &mut [Passage], controls: Control
 }
 
 fn explain(sleeper: &Sleeper, error: &io::Error) -> String {
-    format!(
-        "task {} of process {}: {error} (is a debugger attached, or kernel.yama.ptrace_scope 3?)",
-        sleeper.tid, sleeper.tgid
-    )
+    let hint = match error.raw_os_error() {
+        Some(libc::EPERM) => " (is a debugger attached, or kernel.yama.ptrace_scope 3?)",
+        _ => "",
+    };
+    let Sleeper { tid, tgid, .. } = sleeper;
+    format!("task {tid} of process {tgid}: {error}{hint}")
 }
 
 /// Whether BPF could not record a task on the socket, or says nothing about it at all.

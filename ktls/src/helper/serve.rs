@@ -14,7 +14,6 @@ use super::{
     controls::Controls,
     pins::{Lock, wait_for_maps},
     session::{End, Session},
-    sys,
 };
 
 /// Serves until SIGTERM or SIGINT, or until there is no point in going on; logs to standard error.
@@ -51,13 +50,16 @@ fn serve(controls: Controls) -> Result<()> {
     }
 }
 
-/// SIGTERM and SIGINT as a descriptor; SIGALRM, which ends a wait for a task, is ignored.
+/// SIGTERM and SIGINT as a descriptor. SIGCHLD, by which the kernel tells of tasks that stop, is
+/// blocked, so that it can be waited for.
 fn stop_signals() -> Result<SignalFd> {
     let mut stop = SigSet::empty();
     stop.add(Signal::SIGTERM);
     stop.add(Signal::SIGINT);
     stop.thread_block().context("cannot block signals")?;
-    sys::ignore_alarm().context("cannot handle SIGALRM")?;
+    let mut child = SigSet::empty();
+    child.add(Signal::SIGCHLD);
+    child.thread_block().context("cannot block signals")?;
     SignalFd::with_flags(&stop, SfdFlags::SFD_CLOEXEC).context("cannot open a signalfd")
 }
 

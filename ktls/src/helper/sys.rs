@@ -1,5 +1,5 @@
 //! The system calls that no crate offers: socket storage by descriptor, an iterator limited to one
-//! process, and a descriptor out of another process. The only unsafe file of the helper.
+//! process, a descriptor out of another process, and tracing with any signal. The only unsafe file of the helper.
 #![allow(unsafe_code)]
 
 use std::{
@@ -8,22 +8,72 @@ use std::{
     mem::{self, MaybeUninit},
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     path::Path,
+    time::Duration,
 };
 
 use aya::Pod;
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd};
+use nix::{
+    sys::{
+        signal::{SigSet, Signal},
+        time::TimeSpec,
+    },
+    unistd::Pid,
+};
 
-/// Makes SIGALRM end a blocking call and do nothing else: no SA_RESTART.
-pub(super) fn ignore_alarm() -> nix::Result<()> {
-    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-    extern "C" fn nothing(_: i32) {}
-    let action = SigAction::new(
-        SigHandler::Handler(nothing),
-        SaFlags::empty(),
-        SigSet::empty(),
-    );
-    // SAFETY: the handler does nothing, so it is async-signal-safe.
-    unsafe { sigaction(Signal::SIGALRM, &action) }.map(drop)
+/// How a task that is traced has stopped.
+#[must_use]
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// Because it was asked to, or because its process is stopped.
+    Asked,
+    /// To be given this signal, which is lost unless [`detach`] passes it on. nix knows no
+    /// real-time signals, so it is a number.
+    Signal(i32),
+    /// It has ended.
+    Gone,
+}
+
+/// How the traced task `pid` has stopped; `None` if it has not yet.
+pub(super) fn stop_of(pid: Pid) -> io::Result<Option<Stop>> {
+    let mut status = 0;
+    // SAFETY: the kernel writes one integer to `status`.
+    let found =
+        unsafe { libc::waitpid(pid.as_raw(), &raw mut status, libc::WNOHANG | libc::__WALL) };
+    match cerr(found.into())? {
+        0 => Ok(None),
+        _ if !libc::WIFSTOPPED(status) => Ok(Some(Stop::Gone)),
+        _ if status >> 16 == libc::PTRACE_EVENT_STOP => Ok(Some(Stop::Asked)),
+        _ => Ok(Some(Stop::Signal(libc::WSTOPSIG(status)))),
+    }
+}
+
+/// Sleeps until some child or traced task changes, at most `limit`. SIGCHLD must be blocked.
+pub(super) fn wait_for_child_signal(limit: Duration) -> io::Result<()> {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGCHLD);
+    let limit = TimeSpec::from(limit);
+    // SAFETY: reads a signal set and a time, which outlive the call; no siginfo is asked for.
+    let caught = unsafe { libc::sigtimedwait(set.as_ref(), std::ptr::null_mut(), limit.as_ref()) };
+    match cerr(caught.into()) {
+        Ok(_) => Ok(()),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Lets a stopped task go on, untraced, with `signal` delivered to it (0: none).
+pub(super) fn detach(pid: Pid, signal: i32) -> io::Result<()> {
+    // SAFETY: PTRACE_DETACH takes integers; it reads and writes no memory of this process.
+    let result = unsafe {
+        libc::ptrace(
+            libc::PTRACE_DETACH,
+            pid.as_raw(),
+            std::ptr::null_mut::<libc::c_void>(),
+            i64::from(signal),
+        )
+    };
+    cerr(result).map(drop)
 }
 
 /// The object pinned at `path`.
