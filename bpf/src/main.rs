@@ -13,6 +13,7 @@ mod iterate;
 mod maps;
 mod offsets;
 mod packet;
+mod refuse;
 mod sleepers;
 mod sys;
 
@@ -31,13 +32,18 @@ use underseal_abi::Counter;
 use crate::{
     maps::storage,
     packet::Packet,
-    sys::{Sock, SockAddr, SockOps, SockOpt, TaskFileContext, TcpContext},
+    sys::{Created, Sock, SockAddr, SockOps, SockOpt, TaskFileContext, TcpContext},
 };
 
 #[sock_ops]
 pub fn socket_ops(ctx: SockOpsContext) -> u32 {
     hold::sockops(SockOps(ctx.ops));
     1
+}
+
+#[cgroup_sock(sock_create)]
+pub fn sock_create(ctx: SockContext) -> i32 {
+    refuse::create(Created(ctx.sock))
 }
 
 #[cgroup_sock_addr(connect4)]
@@ -54,7 +60,10 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sockopt(setsockopt)]
 pub fn setsockopt(ctx: SockoptContext) -> i32 {
-    hold::setsockopt(SockOpt(ctx.sockopt));
+    let ctx = SockOpt(ctx.sockopt);
+    if !refuse::fast_open_option(ctx) {
+        hold::setsockopt(ctx);
+    }
     1
 }
 
@@ -84,7 +93,7 @@ pub fn socket_sendmsg(ctx: LsmContext) -> i32 {
             sleepers::enter(sock, state);
             ending::may_send(sock, state, sys::flags_of(ctx.arg(1)))
         }
-        None => 0,
+        None => refuse::fast_open_message(sock, sys::flags_of(ctx.arg(1))),
     }
 }
 

@@ -66,6 +66,12 @@ pub static OFF_TLS_OPEN_REC: Global<u32> = Global::new(0);
 /// `struct tls_rec`, member `msg_plaintext`.
 #[unsafe(no_mangle)]
 pub static OFF_TLS_REC_PLAIN: Global<u32> = Global::new(0);
+/// `struct sock_common`, member `skc_net`.
+#[unsafe(no_mangle)]
+pub static OFF_SKC_NET: Global<u32> = Global::new(0);
+/// `struct net`, member `net_cookie`.
+#[unsafe(no_mangle)]
+pub static OFF_NET_COOKIE: Global<u32> = Global::new(0);
 
 /// Test-only: bits that take a defence away. Zero in every object that a release loader loads,
 /// and then the verifier removes the code behind them.
@@ -76,3 +82,5 @@ pub static CONTROLS: Global<u32> = Global::new(0);
 pub const NO_HOLD: u32 = 1;
 /// [`CONTROLS`]: the guard lets everything pass.
 pub const NO_GUARD: u32 = 1 << 1;
+/// [`CONTROLS`]: tasks inside send and receive are not recorded.
+pub const NO_RECORD: u32 = 1 << 2;

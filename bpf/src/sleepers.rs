@@ -12,6 +12,7 @@ use underseal_abi::State;
 
 use crate::{
     maps::{self, storage},
+    offsets::{CONTROLS, NO_RECORD},
     sys::{self, Sock, Spliced},
 };
 
@@ -20,7 +21,7 @@ const TCP_SYN_SENT: u8 = 2;
 /// The current task is about to enter send or recv on `sock`, which was found in `state`.
 #[inline(always)]
 pub fn enter(sock: Sock, state: State) {
-    if !matches!(state, State::New | State::Held) {
+    if !matches!(state, State::New | State::Held) || CONTROLS.load() & NO_RECORD != 0 {
         return;
     }
     let sleeper = sys::sleeper(sys::cookie(sock));

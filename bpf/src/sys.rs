@@ -13,8 +13,8 @@ use aya_ebpf::{
         bpf_get_current_pid_tgid, bpf_ktime_get_ns,
         generated::{
             bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_probe_read_kernel,
-            bpf_send_signal_thread, bpf_seq_write, bpf_setsockopt, bpf_skc_to_tcp_sock,
-            bpf_sock_from_file, bpf_sock_ops_cb_flags_set,
+            bpf_send_signal_thread, bpf_seq_write, bpf_set_retval, bpf_setsockopt,
+            bpf_skc_to_tcp_sock, bpf_sock_from_file, bpf_sock_ops_cb_flags_set,
         },
     },
 };
@@ -25,6 +25,11 @@ use crate::offsets;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 const IPPROTO_TCP: i32 = 6;
+const IPPROTO_MPTCP: u32 = 262;
+const TCP_FASTOPEN: i32 = 23;
+const TCP_FASTOPEN_CONNECT: i32 = 30;
+/// Flag of sendmsg(2): connect, with the data in the SYN.
+pub const MSG_FASTOPEN: u32 = 0x2000_0000;
 const TCP_NOTSENT_LOWAT: i32 = 25;
 const SOCK_STREAM: u32 = 1;
 
@@ -225,6 +230,32 @@ impl SockOps {
     }
 }
 
+/// Context of a sock_create program: a socket that has just been made.
+#[derive(Clone, Copy)]
+pub struct Created(pub *mut bpf_sock);
+
+impl Created {
+    /// Whether this is MPTCP.
+    #[inline(always)]
+    pub fn is_mptcp(self) -> bool {
+        field!(self.0, protocol) == IPPROTO_MPTCP
+    }
+
+    /// Cookie of the socket's network namespace.
+    #[inline(always)]
+    pub fn netns(self) -> u64 {
+        // SAFETY: the helper takes this context.
+        unsafe { bpf_get_netns_cookie(self.0.cast()) }
+    }
+}
+
+/// The error that the refused system call returns, instead of EPERM.
+#[inline(always)]
+pub fn set_errno(errno: i32) {
+    // SAFETY: an integer.
+    unsafe { bpf_set_retval(-errno) };
+}
+
 /// Context of a connect4 or connect6 program.
 #[derive(Clone, Copy)]
 pub struct SockAddr(pub *mut bpf_sock_addr);
@@ -284,6 +315,13 @@ impl SockOpt {
     #[inline(always)]
     pub fn is_lowat(self) -> bool {
         field!(self.0, level) == IPPROTO_TCP && field!(self.0, optname) == TCP_NOTSENT_LOWAT
+    }
+
+    /// Whether the call asks for TCP Fast Open.
+    #[inline(always)]
+    pub fn is_fast_open(self) -> bool {
+        field!(self.0, level) == IPPROTO_TCP
+            && matches!(field!(self.0, optname), TCP_FASTOPEN | TCP_FASTOPEN_CONNECT)
     }
 
     /// Cookie of the socket's network namespace.
@@ -360,6 +398,13 @@ pub fn sk_of_socket(socket: *const u8) -> Option<Sock> {
         )
     };
     if sk.is_null() { None } else { Some(Sock(sk)) }
+}
+
+/// Cookie of the network namespace of a socket that an LSM hook was given.
+#[inline(always)]
+pub fn netns_of(sock: Sock) -> u64 {
+    let net: u64 = read_kernel(sock.0.cast(), offsets::OFF_SKC_NET.load());
+    read_kernel(net as *const u8, offsets::OFF_NET_COOKIE.load())
 }
 
 /// `T` at `base + offset` in kernel memory; zero if it cannot be read.

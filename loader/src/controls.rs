@@ -8,12 +8,14 @@ pub struct Controls {
     pub no_hold: bool,
     /// The guard lets everything pass.
     pub no_guard: bool,
+    /// Tasks inside send and receive are not recorded.
+    pub no_record: bool,
 }
 
 impl Controls {
     /// The value of `CONTROLS`.
     #[must_use]
     pub const fn bits(self) -> u32 {
-        self.no_hold as u32 | (self.no_guard as u32) << 1
+        self.no_hold as u32 | (self.no_guard as u32) << 1 | (self.no_record as u32) << 2
     }
 }

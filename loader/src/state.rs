@@ -310,6 +310,8 @@ programs! {
     Sendpage = "sendpage" at Hook::Kernel,
     /// Sees what a program leaves unsent when it closes a sealed socket.
     SockRelease = "sock_release" at Hook::Cgroup("cgroup_inet_sock_release"),
+    /// Refuses sockets that cannot be sealed.
+    SockCreate = "sock_create" at Hook::Cgroup("cgroup_inet_sock_create"),
     /// Keeps an application from ending its own hold.
     Setsockopt = "setsockopt" at Hook::Cgroup("cgroup_setsockopt"),
     /// Policy at connect, IPv4.

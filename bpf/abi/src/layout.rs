@@ -377,6 +377,10 @@ counters! {
     RefusedEnding = "refused_ending",
     /// Calls to send refused after the program's own shutdown, which kTLS would report as done.
     RefusedShutdown = "refused_shutdown",
+    /// Sockets that were to be MPTCP; programs fall back to TCP.
+    RefusedMptcp = "refused_mptcp",
+    /// Requests for TCP Fast Open; the connection is made without.
+    RefusedFastOpen = "refused_fast_open",
 }
 
 counters! {

@@ -398,6 +398,7 @@ const fn kind(program: Program) -> bpf_attach_type {
     match program {
         Program::Egress => BPF_CGROUP_INET_EGRESS,
         Program::Ingress => BPF_CGROUP_INET_INGRESS,
+        Program::SockCreate => BPF_CGROUP_INET_SOCK_CREATE,
         Program::Setsockopt => BPF_CGROUP_SETSOCKOPT,
         Program::SockRelease => BPF_CGROUP_INET_SOCK_RELEASE,
         Program::Connect4 => BPF_CGROUP_INET4_CONNECT,

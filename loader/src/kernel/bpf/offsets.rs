@@ -8,7 +8,7 @@ use thiserror::Error;
 
 /// Name of the global that takes an offset, with the struct and the member it is the offset of.
 /// The globals are declared in bpf/src/offsets.rs.
-pub const MEMBERS: [(&str, &str, &str); 20] = [
+pub const MEMBERS: [(&str, &str, &str); 22] = [
     ("OFF_SOCKET_SK", "socket", "sk"),
     ("OFF_FILE_PRIVATE", "file", "private_data"),
     ("OFF_SKC_COOKIE", "sock_common", "skc_cookie"),
@@ -29,6 +29,8 @@ pub const MEMBERS: [(&str, &str, &str); 20] = [
     ("OFF_TLS_PRIV_TX", "tls_context", "priv_ctx_tx"),
     ("OFF_TLS_OPEN_REC", "tls_sw_context_tx", "open_rec"),
     ("OFF_TLS_REC_PLAIN", "tls_rec", "msg_plaintext"),
+    ("OFF_SKC_NET", "sock_common", "skc_net"),
+    ("OFF_NET_COOKIE", "net", "net_cookie"),
 ];
 
 /// Why an offset cannot be told.
@@ -303,6 +305,7 @@ mod tests {
             "skc_dport",
             "skc_v6_daddr",
             "skc_v6_rcv_saddr",
+            "skc_net",
         ];
         let mut members = vec![("", 3, 512)];
         members.extend(
@@ -319,6 +322,7 @@ mod tests {
             ("inet_connection_sock", "icsk_ulp_data", 1664),
             ("sk_msg", "sg", 0),
             ("sk_msg_sg", "size", 96),
+            ("net", "net_cookie", 64),
         ] {
             blob.composite(STRUCT, name, &[(member, 0, bits)]);
         }
@@ -341,7 +345,7 @@ mod tests {
         let kernel = sample();
         let found = find(&kernel, Some(&module(&kernel))).unwrap();
         assert_eq!(found[..11], [24, 16, 0, 2, 4, 6, 8, 64, 68, 10, 12]);
-        assert_eq!(found[11..], [100, 80, 200, 208, 0, 12, 24, 32, 24]);
+        assert_eq!(found[11..], [100, 80, 200, 208, 0, 12, 24, 32, 24, 14, 8]);
         let name = "tls_context";
         let member = "priv_ctx_tx";
         assert_eq!(find(&kernel, None), Err(Error::NoMember { name, member }));

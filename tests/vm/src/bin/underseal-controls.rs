@@ -1,4 +1,4 @@
-//! `underseal` with defences left out: `UNDERSEAL_WITHOUT=hold,guard`. For the scenario `controls` alone.
+//! `underseal` with defences left out: `UNDERSEAL_WITHOUT=hold,guard`. For the scenarios `controls` and `preempt` alone.
 
 use std::process::ExitCode;
 
@@ -11,5 +11,6 @@ fn main() -> ExitCode {
     cli::main(Controls {
         no_hold: is_out("hold"),
         no_guard: is_out("guard"),
+        no_record: is_out("record"),
     })
 }
