@@ -14,6 +14,7 @@ mod judge;
 mod lifecycle;
 mod main_job;
 mod non_tcp;
+mod preempt;
 mod preflight;
 mod programs;
 mod programs_load;
@@ -22,6 +23,7 @@ mod real_programs;
 mod real_restarts;
 mod real_servers;
 mod refused;
+mod shapes;
 mod smoke;
 mod strict;
 mod systemd_boot;
@@ -48,6 +50,9 @@ const ALL: &[Scenario] = &[
     one("refused", refused::run),
     one("non_tcp", non_tcp::run),
     one("host_network", host_network::run),
+    one("preempt", preempt::run),
+    one("shapes", shapes::sealed),
+    one("shapes_plain", shapes::plain),
     one("interop", interop::run),
     one("preflight", preflight::run),
     one("units", units::run),
