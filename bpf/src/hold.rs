@@ -5,7 +5,9 @@
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
 };
-use underseal_abi::{Conn, Counter, EventKind, Lowat, Path, Role, State, is_loopback, path_of};
+use underseal_abi::{
+    Conn, Counter, EventKind, Lowat, Path, Role, State, Unplaced, is_loopback, path_of,
+};
 
 use crate::{
     ending,
@@ -47,7 +49,13 @@ fn established(ctx: SockOps, role: Role) {
     let Some(sock) = ctx.sock() else { return };
     let Some(tuple) = ctx.tuple() else { return };
     let remote = maps::endpoint(&tuple.remote);
-    match path_to(&tuple.remote, remote.as_ref()) {
+    // From a loopback address nothing leaves the namespace, whatever address it goes to.
+    let path = if is_loopback(&tuple.local) {
+        Path::Local
+    } else {
+        path_to(&tuple.remote, remote.as_ref())
+    };
+    match path {
         Path::Seal => {
             let conn = Conn {
                 cookie: ctx.cookie(),
@@ -61,6 +69,9 @@ fn established(ctx: SockOps, role: Role) {
                 state: State::Held as u32,
                 unrecorded: 0,
             };
+            if maps::endpoint(&tuple.local).is_none_or(|own| own.workload != netns.workload) {
+                return foreign(ctx, sock, &conn);
+            }
             hold(ctx, sock, conn);
         }
         Path::Deny => {
@@ -79,18 +90,15 @@ fn established(ctx: SockOps, role: Role) {
 fn hold(ctx: SockOps, sock: Sock, mut conn: Conn) {
     ctx.set_lowat(HOLD);
     if !storage::set_state(sock, State::Held) || !storage::start_flow(sock, ctx.snd_nxt()) {
-        maps::count(Counter::MapFull, 0);
-        return;
+        return unplaced(&conn);
     }
     let Some(kept) = storage::socket_or_new(sock) else {
-        maps::count(Counter::MapFull, 0);
-        return;
+        return unplaced(&conn);
     };
     conn.tgid = kept.conn.tgid;
     kept.conn = conn;
     if !maps::insert_conn(&conn) {
-        maps::count(Counter::MapFull, 0);
-        return;
+        return unplaced(&conn);
     }
     ctx.watch_state();
     if CONTROLS.load() & NO_HOLD != 0 {
@@ -98,6 +106,24 @@ fn hold(ctx: SockOps, sock: Sock, mut conn: Conn) {
     }
     maps::count(Counter::Held, 0);
     maps::tell(EventKind::Held, 0, &conn);
+}
+
+/// The workload has given itself an address of somebody else, for instance to pass for an end of his
+/// connection. Nothing of it leaves the namespace; here it gets no place beside the real one.
+#[inline(always)]
+fn foreign(ctx: SockOps, sock: Sock, conn: &Conn) {
+    ctx.set_lowat(HOLD);
+    storage::set_state(sock, State::New);
+    maps::count(Counter::DropSpoofed, 0);
+    maps::tell(EventKind::Unplaced, Unplaced::Foreign as u32, conn);
+}
+
+/// There is no room for the connection: it is held, and the helper, which could not find it, is told to
+/// end it.
+#[inline(always)]
+fn unplaced(conn: &Conn) {
+    maps::count(Counter::MapFull, 0);
+    maps::tell(EventKind::Unplaced, Unplaced::Full as u32, conn);
 }
 
 #[inline(always)]

@@ -116,6 +116,37 @@ pub fn let_go(ctx: *const TcpContext) {
     }
 }
 
+/// Lists the connections that wait for keys and are not in the table, because that was full: nobody
+/// would ever seal them. Of sockets without a state only those are meant that had to have one.
+#[inline(always)]
+pub fn stranded(ctx: *const TcpContext) {
+    let Some((seq, sk_common)) = full_socket(ctx) else {
+        return;
+    };
+    let Some(sock) = sys::tcp_sock(sk_common) else {
+        return;
+    };
+    let tuple = sys::tuple_of(sk_common);
+    let path = hold::path_to(&tuple.remote, maps::endpoint(&tuple.remote).as_ref());
+    let keep = maps::config().flags & Config::KEEP_EXISTING != 0;
+    let waits = match storage::state(sock) {
+        Some(State::New | State::Held) => true,
+        None => !keep,
+        Some(_) => false,
+    };
+    let cookie = sys::cookie(sock);
+    if waits && path == Path::Seal && !maps::has_conn(cookie) {
+        sys::write(
+            seq,
+            &Conn {
+                cookie,
+                tuple,
+                ..Conn::default()
+            },
+        );
+    }
+}
+
 /// The socket an iterator has come to, unless it is a listener, or so young that the hooks will
 /// see it established.
 #[inline(always)]

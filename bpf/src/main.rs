@@ -175,6 +175,13 @@ pub fn let_go(ctx: *const TcpContext) -> i32 {
     0
 }
 
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+pub fn stranded(ctx: *const TcpContext) -> i32 {
+    iterate::stranded(ctx);
+    0
+}
+
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}

@@ -125,6 +125,12 @@ pub fn is_held(cookie: u64) -> bool {
     unsafe { CONNS.get(cookie) }.is_some_and(|conn| conn.state == State::Held as u32)
 }
 
+/// Whether the table has the connection with this cookie.
+#[inline(always)]
+pub fn has_conn(cookie: u64) -> bool {
+    CONNS.get_ptr(cookie).is_some()
+}
+
 /// Takes a connection out of the table.
 #[inline(always)]
 pub fn remove_conn(cookie: u64) {

@@ -345,7 +345,8 @@ fn take_over(cookie: u64, wanted: &Namespace, found: &Namespace, again: bool) ->
 }
 
 /// The entry goes first: without it no new connection is held; those that are get reset while the
-/// sysctl still keeps them from sending.
+/// sysctl still keeps them from sending. What is established between that and the sysctl is held by
+/// the sysctl alone, and setting that wakes nobody: so they are let go once more.
 fn give_back(cookie: u64, found: &Namespace) -> Vec<Op> {
     let mut ops = Vec::new();
     if found.entry.is_some() {
@@ -364,6 +365,7 @@ fn give_back(cookie: u64, found: &Namespace) -> Vec<Op> {
     }
     if now.lowat == 0 && saved.lowat != 0 {
         ops.push(inside(&now.path, NamespaceChange::SetLowat(saved.lowat)));
+        ops.push(inside(&now.path, NamespaceChange::LetGo));
     }
     if let Some(veth) = now.veth.as_ref().filter(|_| saved.mtu != 0) {
         let before = Veth {

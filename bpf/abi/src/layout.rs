@@ -252,6 +252,18 @@ pub enum EventKind {
     /// The connection ends before it has keys; [`Event::reason`] is 1 at the end that was closed or
     /// shut down, 0 at the other.
     Ending = 5,
+    /// A connection is held that is not in `CONNS`, for the reason [`Unplaced`]: it must be ended.
+    Unplaced = 6,
+}
+
+/// Why a connection is in no table.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unplaced {
+    /// The maps had no room.
+    Full = 1,
+    /// Its own address is not its workload's.
+    Foreign = 2,
 }
 
 /// Why the guard dropped a segment.
@@ -282,7 +294,7 @@ pub enum Drop {
 pub struct Event {
     /// [`EventKind`] as u32.
     pub kind: u32,
-    /// [`Drop`] as u32 where it applies.
+    /// [`Drop`] or [`Unplaced`] as u32 where it applies.
     pub reason: u32,
     /// The end that it is about.
     pub conn: Conn,
@@ -350,7 +362,8 @@ counters! {
     DropUnknown = "drop_unknown",
     /// FINs of held sockets put off until they are sealed.
     FinDeferred = "fin_deferred",
-    /// Drops: a workload used a source address that is not its own.
+    /// Drops: a workload used a source address that is not its own (a packet, or a connection within
+    /// its own namespace).
     DropSpoofed = "drop_spoofed",
     /// Drops: what mTLS cannot carry, between workloads of this node; data to and from addresses of
     /// the link, TCP included, where neighbours must use mTLS; what is neither IP nor ARP.
@@ -365,7 +378,7 @@ counters! {
     DropStrictIngress = "drop_strict_ingress",
     /// Drops: a packet reached a workload's interface past the programs that decide.
     DropBypass = "drop_bypass",
-    /// Connections that could not be recorded because a map was full; they stay held.
+    /// Ends that could not be recorded because a map was full; the helper resets them.
     MapFull = "map_full",
     /// Messages to the helper that found the ring buffer full; it reads `CONNS` instead.
     EventLost = "event_lost",
@@ -401,6 +414,8 @@ counters! {
     ResetInterrupted = "reset_interrupted",
     /// Resets: the guard dropped a segment.
     ResetGuard = "reset_guard",
+    /// Resets: the maps had no room for the connection.
+    ResetFull = "reset_full",
 }
 
 const _: () = {

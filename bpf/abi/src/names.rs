@@ -58,3 +58,6 @@ pub const ITER_TAKE_OVER: &str = "take_over";
 /// Iterator over the TCP sockets of the reader's network namespace: lets go of them. Writes a
 /// [`crate::Conn`] for each connection that is held.
 pub const ITER_LET_GO: &str = "let_go";
+/// Iterator over the TCP sockets of the reader's network namespace. Writes a [`crate::Conn`] for
+/// each that waits for keys without being in [`CONNS`], because that was full.
+pub const ITER_STRANDED: &str = "stranded";

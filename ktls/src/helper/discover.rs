@@ -1,6 +1,7 @@
 //! From a socket's cookie to a descriptor of it that this process holds.
 
 use std::{
+    collections::HashMap,
     fs, io,
     os::{
         fd::{AsFd, OwnedFd},
@@ -12,46 +13,127 @@ use underseal_abi::Conn;
 
 use super::{maps::Maps, sys};
 
-/// A duplicate of the socket of `conn`, out of the process that called connect or accept, or of
-/// another one of its network namespace: it may have been inherited or passed on.
-///
-/// # Errors
-/// Failures of the iterator itself. That no process has the socket is `None`.
-pub(super) fn socket(maps: &Maps, conn: &Conn) -> io::Result<Option<OwnedFd>> {
-    if conn.tgid != 0
-        && let Some(socket) = in_process(maps, conn.tgid, conn.cookie)?
-    {
-        return Ok(Some(socket));
+/// What came of a search: that no process has the socket is `None`.
+pub(super) type Found = io::Result<Option<OwnedFd>>;
+
+/// Duplicates of the sockets of `conns`, in their order: out of the process that called connect or
+/// accept, or of another one of its network namespace: a descriptor may have been inherited or
+/// passed on. Each process is read once, however many of the sockets it has.
+pub(super) fn sockets(maps: &Maps, conns: &[Conn]) -> Vec<Found> {
+    let mut found: Vec<Found> = conns.iter().map(|_| Ok(None)).collect();
+    let mut by_owner: HashMap<u32, Vec<usize>> = HashMap::new();
+    for (at, conn) in conns.iter().enumerate() {
+        by_owner.entry(conn.tgid).or_default().push(at);
     }
-    for tgid in neighbours(conn.tgid) {
-        if let Some(socket) = in_process(maps, tgid, conn.cookie)? {
-            return Ok(Some(socket));
+    for (owner, mut wanted) in by_owner {
+        if owner != 0 {
+            in_process(maps, owner, conns, &mut wanted, &mut found);
+        }
+        if wanted.is_empty() {
+            continue;
+        }
+        match neighbours(owner) {
+            Ok(near) => {
+                for tgid in near {
+                    in_process(maps, tgid, conns, &mut wanted, &mut found);
+                }
+            }
+            Err(error) => fail(&error, &mut wanted, &mut found),
         }
     }
-    Ok(None)
+    found
 }
 
-fn in_process(maps: &Maps, tgid: u32, cookie: u64) -> io::Result<Option<OwnedFd>> {
-    let descriptors = match maps.descriptors(tgid, cookie) {
-        Ok(descriptors) => descriptors,
-        Err(error) if is_gone(&error) => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    if descriptors.is_empty() {
-        return Ok(None);
+/// Which of `conns` some process still has.
+///
+/// # Errors
+/// A process cannot be read, for want of descriptors or memory.
+pub(super) fn alive(maps: &Maps, conns: &[Conn]) -> io::Result<Vec<bool>> {
+    let mut alive = vec![false; conns.len()];
+    let mut by_owner: HashMap<u32, Vec<usize>> = HashMap::new();
+    for (at, conn) in conns.iter().enumerate() {
+        by_owner.entry(conn.tgid).or_default().push(at);
     }
-    let Ok(pidfd) = sys::pidfd_open(tgid) else {
-        return Ok(None);
-    };
-    for fd in descriptors {
-        // The number may mean another file by now: the cookie decides.
-        if let Ok(socket) = sys::pidfd_getfd(pidfd.as_fd(), fd)
-            && crate::cookie(socket.as_fd()).is_ok_and(|c| c == cookie)
-        {
-            return Ok(Some(socket));
+    for (owner, mut wanted) in by_owner {
+        let mut look_in = |tgid: u32, wanted: &mut Vec<usize>| -> io::Result<()> {
+            let descriptors = descriptors(maps, tgid)?;
+            wanted.retain(|at| {
+                alive[*at] = descriptors.contains_key(&conns[*at].cookie);
+                !alive[*at]
+            });
+            Ok(())
+        };
+        if owner != 0 {
+            look_in(owner, &mut wanted)?;
+        }
+        if !wanted.is_empty() {
+            for tgid in neighbours(owner)? {
+                look_in(tgid, &mut wanted)?;
+            }
         }
     }
-    Ok(None)
+    Ok(alive)
+}
+
+/// Looks in one process for those of `conns` whose places are in `wanted`, and takes out of it the
+/// places that are decided: found, or failed for a reason that has nothing to do with this process.
+fn in_process(
+    maps: &Maps,
+    tgid: u32,
+    conns: &[Conn],
+    wanted: &mut Vec<usize>,
+    found: &mut [Found],
+) {
+    let descriptors = match descriptors(maps, tgid) {
+        Ok(descriptors) => descriptors,
+        Err(error) => return fail(&error, wanted, found),
+    };
+    // Of a process that has none of them no handle is needed.
+    if !wanted
+        .iter()
+        .any(|at| descriptors.contains_key(&conns[*at].cookie))
+    {
+        return;
+    }
+    let pidfd = match sys::pidfd_open(tgid) {
+        Ok(pidfd) => pidfd,
+        Err(error) if is_shortage(&error) => return fail(&error, wanted, found),
+        Err(_) => return,
+    };
+    wanted.retain(|at| {
+        let cookie = conns[*at].cookie;
+        for fd in descriptors.get(&cookie).into_iter().flatten() {
+            match sys::pidfd_getfd(pidfd.as_fd(), *fd) {
+                // The number may mean another file by now: the cookie decides.
+                Ok(socket) if crate::cookie(socket.as_fd()).is_ok_and(|c| c == cookie) => {
+                    found[*at] = Ok(Some(socket));
+                    return false;
+                }
+                Err(error) if is_shortage(&error) => {
+                    found[*at] = Err(error);
+                    return false;
+                }
+                _ => {}
+            }
+        }
+        true
+    });
+}
+
+/// The sockets of a process: cookie to descriptor numbers. None if the process is gone.
+fn descriptors(maps: &Maps, tgid: u32) -> io::Result<HashMap<u64, Vec<u32>>> {
+    let records = match maps.descriptors(tgid) {
+        Err(error) if is_gone(&error) => Vec::new(),
+        other => other?,
+    };
+    let mut descriptors: HashMap<u64, Vec<u32>> = HashMap::new();
+    for record in records {
+        descriptors
+            .entry(record.cookie)
+            .or_default()
+            .push(record.fd);
+    }
+    Ok(descriptors)
 }
 
 fn is_gone(error: &io::Error) -> bool {
@@ -61,19 +143,37 @@ fn is_gone(error: &io::Error) -> bool {
     )
 }
 
+/// Whether this process, or the machine, is short of something: no statement about the socket.
+pub(super) fn is_shortage(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN)
+    )
+}
+
+/// Decides all that is still wanted: it could not be looked for.
+fn fail(error: &io::Error, wanted: &mut Vec<usize>, found: &mut [Found]) {
+    for at in wanted.drain(..) {
+        found[at] = Err(match error.raw_os_error() {
+            Some(number) => io::Error::from_raw_os_error(number),
+            None => io::Error::other(error.to_string()),
+        });
+    }
+}
+
 /// The other processes in the network namespace of `tgid`; all that can be seen if it is gone, or
-/// not known (0).
-fn neighbours(tgid: u32) -> Vec<u32> {
+/// not known (0). This one is none of them: it has duplicates.
+fn neighbours(tgid: u32) -> io::Result<Vec<u32>> {
     let namespace = |tgid: u32| {
         fs::metadata(format!("/proc/{tgid}/ns/net"))
             .ok()
             .map(|m| (m.dev(), m.ino()))
     };
     let wanted = namespace(tgid);
-    let Ok(processes) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
+    let processes = fs::read_dir("/proc")?;
     let ids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    ids.filter(|id| *id != tgid && (wanted.is_none() || namespace(*id) == wanted))
-        .collect()
+    let is_near = |id: &u32| wanted.is_none() || namespace(*id) == wanted;
+    let own = std::process::id();
+    let near = ids.filter(|id| *id != tgid && *id != own && is_near(id));
+    Ok(near.collect())
 }

@@ -17,7 +17,7 @@ use std::{
 use underseal_abi::{Conn, HelperCounter, Lowat, Sleeper, State};
 
 use super::{
-    controls::Controls,
+    controls::{Controls, Step},
     maps::Maps,
     peers::Peers,
     restart::{Restart, restart},
@@ -44,6 +44,9 @@ pub(super) enum Failure {
     /// A task may still be inside the old code.
     #[error("a task inside send or recv could not be made to restart: {0}")]
     Restart(String),
+    /// The addresses fit, the workloads do not.
+    #[error("its two ends do not belong to each other's workloads")]
+    Mismatch,
     /// Another helper had begun.
     #[error("an earlier helper ended in the middle of the hand-over")]
     Interrupted,
@@ -53,7 +56,7 @@ impl Failure {
     /// What this failure is counted as.
     pub(super) const fn counter(&self) -> HelperCounter {
         match self {
-            Self::Refused(_) => HelperCounter::ResetRefused,
+            Self::Refused(_) | Self::Mismatch => HelperCounter::ResetRefused,
             Self::Install(_) | Self::Socket(_) => HelperCounter::ResetInstall,
             Self::Restart(_) => HelperCounter::ResetRestart,
             Self::Interrupted => HelperCounter::ResetInterrupted,
@@ -72,12 +75,12 @@ pub(super) fn seal(
     maps: &mut Maps,
     peers: &mut Peers,
     pairs: Vec<Pair<OwnedFd>>,
-    controls: Controls,
+    controls: &Controls,
 ) -> Vec<(Pair<OwnedFd>, Result<(), Failure>)> {
     let mut passages: Vec<Passage> = pairs
         .into_iter()
         .map(|pair| {
-            let result = key(maps, peers, &pair);
+            let result = key(maps, peers, &pair, controls);
             Passage { pair, result }
         })
         .collect();
@@ -86,15 +89,24 @@ pub(super) fn seal(
     restart_sleepers(maps, &mut passages, controls);
     for passage in &mut passages {
         if passage.result.is_ok() {
-            passage.result = release(maps, &passage.pair);
+            passage.result = release(maps, &passage.pair, controls);
         }
     }
     passages.into_iter().map(|p| (p.pair, p.result)).collect()
 }
 
 /// Steps 1 and 2.
-fn key(maps: &Maps, peers: &mut Peers, pair: &Pair<OwnedFd>) -> Result<(), Failure> {
+fn key(
+    maps: &Maps,
+    peers: &mut Peers,
+    pair: &Pair<OwnedFd>,
+    controls: &Controls,
+) -> Result<(), Failure> {
     let (client, server) = (pair.client.1.as_fd(), pair.server.1.as_fd());
+    let (one, other) = (&pair.client.0, &pair.server.0);
+    if (one.workload, one.peer) != (other.peer, other.workload) {
+        return Err(Failure::Mismatch);
+    }
     for socket in [client, server] {
         match maps.state(socket)? {
             Some(State::Held) => {}
@@ -104,9 +116,11 @@ fn key(maps: &Maps, peers: &mut Peers, pair: &Pair<OwnedFd>) -> Result<(), Failu
     let keys = peers
         .handshake(maps, &pair.client.0)
         .map_err(Failure::Refused)?;
-    install_all(client, server, &keys)?;
+    controls.reached(Step::Handshake);
+    install_all(client, server, &keys, controls)?;
     for socket in [client, server] {
         maps.set_state(socket, State::Keyed)?;
+        controls.reached(Step::Keyed);
     }
     Ok(())
 }
@@ -115,9 +129,11 @@ fn install_all(
     client: BorrowedFd<'_>,
     server: BorrowedFd<'_>,
     keys: &memory::Keys,
+    controls: &Controls,
 ) -> Result<(), InstallError> {
-    let receive = |socket, keys: &SocketKeys| install::install_rx(socket, &keys.rx);
-    let send = |socket, keys: &SocketKeys| install::install_tx(socket, &keys.tx);
+    let done = |()| controls.reached(Step::Key);
+    let receive = |socket, keys: &SocketKeys| install::install_rx(socket, &keys.rx).map(done);
+    let send = |socket, keys: &SocketKeys| install::install_tx(socket, &keys.tx).map(done);
     receive(client, &keys.client)?;
     receive(server, &keys.server)?;
     send(client, &keys.client)?;
@@ -125,7 +141,7 @@ fn install_all(
 }
 
 /// Step 3. A connection with a task that could not be restarted fails.
-fn restart_sleepers(maps: &mut Maps, passages: &mut [Passage], controls: Controls) {
+fn restart_sleepers(maps: &mut Maps, passages: &mut [Passage], controls: &Controls) {
     let mut cookies: Vec<u64> = passages
         .iter()
         .flat_map(|p| [p.pair.client.0.cookie, p.pair.server.0.cookie])
@@ -139,7 +155,10 @@ fn restart_sleepers(maps: &mut Maps, passages: &mut [Passage], controls: Control
             continue;
         };
         if passage.result.is_ok() && !controls.no_restart {
-            match restart(sleeper) {
+            controls.reached(Step::Restart);
+            let restarted_it = restart(sleeper);
+            controls.reached(Step::Restarted);
+            match restarted_it {
                 Ok(Restart::Done) => restarted += 1,
                 Ok(Restart::NotNeeded) => {}
                 Err(error) => passage.result = Err(Failure::Restart(explain(sleeper, &error))),
@@ -171,12 +190,14 @@ fn is_unrecorded(maps: &Maps, conn: &Conn, socket: BorrowedFd<'_>) -> bool {
 }
 
 /// Step 4. The guard begins to let records pass with the state, on both ends before either sends.
-fn release(maps: &mut Maps, pair: &Pair<OwnedFd>) -> Result<(), Failure> {
+fn release(maps: &mut Maps, pair: &Pair<OwnedFd>, controls: &Controls) -> Result<(), Failure> {
     for (_, socket) in ends(pair) {
         maps.set_state(socket, State::Sealed)?;
+        controls.reached(Step::Sealed);
     }
     for (conn, socket) in ends(pair) {
         finish(maps, conn, socket)?;
+        controls.reached(Step::Released);
     }
     Ok(())
 }

@@ -1,10 +1,12 @@
 //! The pinned maps, as the helper uses them.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::{self, Read},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -14,7 +16,7 @@ use underseal_abi::{
     TaskFile, Workload, names,
 };
 
-use super::sys;
+use super::{names::text, reset::in_namespace, sys};
 
 /// `BPF_EXIST`: an element that BPF has removed meanwhile is not brought back.
 const ONLY_IF_THERE: u64 = 2;
@@ -29,6 +31,7 @@ pub(super) struct Maps {
     states: OwnedFd,
     sockets: OwnedFd,
     task_file: OwnedFd,
+    stranded: OwnedFd,
     /// Messages from BPF.
     pub(super) events: RingBuf<MapData>,
 }
@@ -61,17 +64,48 @@ impl Maps {
             states: object(names::MAPS, names::STATES)?,
             sockets: object(names::MAPS, names::SOCKETS)?,
             task_file: object(names::PROGS, names::ITER_TASK_FILE)?,
+            stranded: object(names::PROGS, names::ITER_STRANDED)?,
             events: RingBuf::try_from(Map::RingBuf(pinned(names::EVENTS)?))?,
         })
     }
 
-    /// Every connection that is or shall be sealed.
-    pub(super) fn conns(&self) -> Vec<Conn> {
-        // An element removed while the table is read ends the walk early (the kernel starts over
-        // or fails); whatever was missed comes again as an event or at the next scan.
+    /// Every end that waits: for its keys, or to learn that there will be none.
+    pub(super) fn held(&self) -> Vec<Conn> {
+        // An element removed while the table is read makes the kernel start over, so an end may
+        // come twice; one that is added behind the reader's back comes as an event.
+        let waits =
+            |conn: &Conn| conn.state == State::Held as u32 || conn.state == State::Ending as u32;
         self.conns
             .iter()
             .filter_map(|entry| entry.ok().map(|(_, conn)| conn))
+            .filter(waits)
+            .collect()
+    }
+
+    /// Whether the table of connections has this one.
+    pub(super) fn has_conn(&self, cookie: u64) -> bool {
+        self.conns.get(&cookie, 0).is_ok()
+    }
+
+    /// Ends that wait for keys in `namespace` and are not in the table of connections, because it
+    /// was full.
+    pub(super) fn stranded(&self, namespace: &File) -> io::Result<Vec<Conn>> {
+        let program = self.stranded.as_fd();
+        let bytes = in_namespace(namespace, || {
+            let mut bytes = Vec::new();
+            sys::iterate(program)?.read_to_end(&mut bytes)?;
+            Ok(bytes)
+        })?;
+        Ok(sys::records(&bytes))
+    }
+
+    /// The ids of all workloads and the paths of their network namespaces.
+    pub(super) fn namespaces(&self) -> Vec<(u32, PathBuf)> {
+        let path = |workload: &Workload| PathBuf::from(text(&workload.netns));
+        self.workloads
+            .iter()
+            .filter_map(Result::ok)
+            .map(|(id, workload)| (id, path(&workload)))
             .collect()
     }
 
@@ -109,6 +143,26 @@ impl Maps {
         let _ = self.sleepers.remove(sleeper);
     }
 
+    /// Deletes the records of tasks that slept on the sockets `closed`, and those older than
+    /// `stale` whose socket is in no table: of its end no message has come.
+    pub(super) fn clear_sleepers(&mut self, closed: &HashSet<u64>, stale: Duration) {
+        let now = sys::monotonic();
+        let is_stale = |since: u64| now.saturating_sub(Duration::from_nanos(since)) > stale;
+        let dead: Vec<Sleeper> = self
+            .sleepers
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(sleeper, since)| {
+                closed.contains(&sleeper.cookie)
+                    || is_stale(*since) && !self.has_conn(sleeper.cookie)
+            })
+            .map(|(sleeper, _)| sleeper)
+            .collect();
+        for sleeper in &dead {
+            self.remove_sleeper(sleeper);
+        }
+    }
+
     /// What the loader has said of a workload.
     pub(super) fn workload(&self, id: u32) -> Result<Workload> {
         self.workloads
@@ -131,18 +185,11 @@ impl Maps {
         sys::storage_get(self.sockets.as_fd(), socket)
     }
 
-    /// The descriptor numbers under which process `tgid` has the socket `cookie`.
-    pub(super) fn descriptors(&self, tgid: u32, cookie: u64) -> io::Result<Vec<u32>> {
-        let mut reader: File = sys::iterate_process(self.task_file.as_fd(), tgid)?;
+    /// The sockets among the descriptors of process `tgid`.
+    pub(super) fn descriptors(&self, tgid: u32) -> io::Result<Vec<TaskFile>> {
         let mut bytes = Vec::new();
-        reader.read_to_end(&mut bytes)?;
-        let records = bytes
-            .chunks_exact(size_of::<TaskFile>())
-            .filter_map(sys::record::<TaskFile>);
-        Ok(records
-            .filter(|r| r.cookie == cookie)
-            .map(|r| r.fd)
-            .collect())
+        sys::iterate_process(self.task_file.as_fd(), tgid)?.read_to_end(&mut bytes)?;
+        Ok(sys::records(&bytes))
     }
 
     /// The next message, if there is one.
@@ -152,7 +199,16 @@ impl Maps {
 
     /// How many messages found the ring buffer full so far.
     pub(super) fn lost_events(&self) -> u64 {
-        let per_cpu = self.counters.get(&(Counter::EventLost as u32), 0);
+        self.counter(Counter::EventLost)
+    }
+
+    /// How many ends found a map full so far.
+    pub(super) fn full(&self) -> u64 {
+        self.counter(Counter::MapFull)
+    }
+
+    fn counter(&self, counter: Counter) -> u64 {
+        let per_cpu = self.counters.get(&(counter as u32), 0);
         per_cpu.map_or(0, |values| values.iter().map(|tally| tally.packets).sum())
     }
 

@@ -11,13 +11,15 @@ mod maps;
 mod names;
 mod peers;
 mod pins;
+mod queue;
 mod reset;
 mod restart;
 mod serve;
 mod session;
 mod sys;
 mod table;
+mod upkeep;
 
-pub use controls::Controls;
+pub use controls::{Controls, Stop};
 pub use pins::Lock;
 pub use serve::main;

@@ -39,7 +39,7 @@ fn serve(controls: Controls) -> Result<()> {
     let stop = stop_signals()?;
     loop {
         wait_for_maps()?;
-        let mut session = Session::start(controls)?;
+        let mut session = Session::start(controls.clone())?;
         // Ready means: what comes now is taken up. Outside systemd there is nobody to tell.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         info!("ready; {} ends of connections wait", session.waiting());

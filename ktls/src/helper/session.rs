@@ -1,6 +1,7 @@
 //! One run of the helper on one set of pinned maps.
 
 use std::{
+    collections::HashSet,
     os::fd::{AsFd, OwnedFd},
     time::{Duration, Instant},
 };
@@ -14,15 +15,17 @@ use tracing::{debug, error, warn};
 use underseal_abi::{Conn, Drop, EventKind, HelperCounter, State};
 
 use super::{
-    controls::Controls,
-    discover, handover,
+    controls::{Controls, Step},
+    discover::{self, Found},
+    handover,
     handover::Failure,
     maps::Maps,
     names::Route,
     peers::Peers,
     pins::Watch,
-    reset,
+    queue::Queue,
     table::{Missing, Pair, Table},
+    upkeep::{Limits, Upkeep},
 };
 use crate::{
     install::{self, InstallError},
@@ -39,13 +42,21 @@ pub(super) enum End {
     Asked,
 }
 
+/// How many connections are sealed between two looks at what else there is to do. The records of
+/// sleeping tasks are read once for all of them.
+const BATCH: usize = 16;
+
 /// The helper at work.
 pub(super) struct Session {
     controls: Controls,
-    maps: Maps,
+    pub(super) maps: Maps,
     watch: Watch,
     peers: Peers,
-    table: Table<OwnedFd>,
+    pub(super) table: Table<OwnedFd>,
+    /// Complete connections, by workloads of client and server.
+    ready: Queue<(u32, u32), Pair<OwnedFd>>,
+    limits: Limits,
+    pub(super) upkeep: Upkeep,
     lost_events: u64,
 }
 
@@ -64,6 +75,9 @@ impl Session {
             watch,
             peers: Peers::new(),
             table: Table::new(),
+            ready: Queue::new(),
+            limits: Limits::of_process()?,
+            upkeep: Upkeep::new(),
             lost_events,
         };
         session.scan();
@@ -84,6 +98,8 @@ impl Session {
         loop {
             self.take_events();
             self.search();
+            self.seal();
+            self.keep_up(Instant::now());
             let timeout = self.timeout();
             let mut wait = [
                 PollFd::new(self.maps.events.as_fd(), PollFlags::POLLIN),
@@ -102,23 +118,25 @@ impl Session {
             if asked {
                 return Ok(End::Asked);
             }
-            if idle {
+            if idle && self.ready.len() == 0 {
                 self.peers.work_ahead(&self.maps);
             }
         }
     }
 
     fn timeout(&mut self) -> PollTimeout {
-        if self.peers.has_work() {
+        if self.peers.has_work() || self.ready.len() > 0 {
             return PollTimeout::ZERO;
         }
         // Rounded up: a millisecond early would spin.
         let round_up = |d: Duration| {
             PollTimeout::try_from(d + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
         };
+        let now = Instant::now();
         let due = [
-            self.table.next_due(Instant::now()),
+            self.table.next_due(now),
             self.peers.clear_shelf(),
+            self.next_upkeep(now),
         ];
         due.into_iter()
             .flatten()
@@ -127,12 +145,24 @@ impl Session {
     }
 
     /// Takes up what waits in the table of connections: after a start, or when messages were lost.
+    /// What is no longer there has been closed.
     fn scan(&mut self) {
         let now = Instant::now();
-        for conn in self.maps.conns() {
-            if conn.state == State::Held as u32 || conn.state == State::Ending as u32 {
-                self.table.note(conn, now);
-            }
+        let held = self.maps.held();
+        let known: HashSet<u64> = held.iter().map(|conn| conn.cookie).collect();
+        self.table.retain(now, |cookie| known.contains(&cookie));
+        for conn in held {
+            self.note(conn, now);
+        }
+        self.clear_sleepers();
+        if self.maps.full() > 0 {
+            self.end_stranded();
+        }
+    }
+
+    fn note(&mut self, conn: Conn, now: Instant) {
+        if !self.upkeep.is_doomed(conn.cookie) {
+            self.table.note(conn, now);
         }
     }
 
@@ -142,17 +172,23 @@ impl Session {
             let conn = event.conn;
             match event.kind {
                 k if k == EventKind::Held as u32 || k == EventKind::Accepted as u32 => {
-                    self.table.note(conn, now)
+                    self.note(conn, now);
+                    self.controls.reached(Step::Event);
+                }
+                k if k == EventKind::Closed as u32 => {
+                    if self.table.closed(conn.cookie, now) {
+                        self.upkeep.closed(conn.cookie);
+                    }
                 }
                 k if k == EventKind::Ending as u32 => {
                     self.table.forget(conn.cookie);
                     // The end that was closed needs nothing more; the other one may wait to send.
                     if event.reason == 0 {
-                        self.table.note(conn, now);
+                        self.note(conn, now);
                     }
                 }
-                k if k == EventKind::Closed as u32 => drop(self.table.forget(conn.cookie)),
                 k if k == EventKind::Dropped as u32 => self.reset_dropped(&conn, event.reason),
+                k if k == EventKind::Unplaced as u32 => self.end_unplaced(&conn, event.reason),
                 kind => warn!("unknown message {kind} from BPF; ignoring"),
             }
         }
@@ -167,19 +203,34 @@ impl Session {
         }
     }
 
-    /// Looks for sockets and seals the connections that are complete then.
+    /// Looks for sockets. Those of complete connections wait for [`Session::seal`].
     fn search(&mut self) {
         let now = Instant::now();
-        let mut pairs = Vec::new();
-        for conn in self.table.due(now) {
-            self.look_for(&conn, now);
-            pairs.extend(self.table.take_ready(&conn));
+        let room = self
+            .limits
+            .in_hand
+            .saturating_sub(self.table.in_hand() + 2 * self.ready.len());
+        let due = self.table.due(now, room);
+        if due.is_empty() {
+            return;
         }
+        let found = discover::sockets(&self.maps, &due);
+        for (conn, found) in due.iter().zip(found) {
+            self.look_at(conn, found, now);
+            if let Some(pair) = self.table.take_ready(conn) {
+                self.ready.push((conn.workload, conn.peer), pair);
+            }
+        }
+    }
+
+    /// Seals some of the complete connections.
+    fn seal(&mut self) {
+        let pairs = self.ready.take(BATCH);
         if pairs.is_empty() {
             return;
         }
-        for (pair, result) in handover::seal(&mut self.maps, &mut self.peers, pairs, self.controls)
-        {
+        let sealed = handover::seal(&mut self.maps, &mut self.peers, pairs, &self.controls);
+        for (pair, result) in sealed {
             match result {
                 Ok(()) => {
                     self.maps.count(HelperCounter::Sealed, 1);
@@ -190,9 +241,12 @@ impl Session {
         }
     }
 
-    fn look_for(&mut self, conn: &Conn, now: Instant) {
-        match discover::socket(&self.maps, conn) {
-            Ok(Some(socket)) => self.take_socket(conn, socket),
+    fn look_at(&mut self, conn: &Conn, found: Found, now: Instant) {
+        match found {
+            Ok(Some(socket)) => {
+                self.controls.reached(Step::Descriptor);
+                self.take_socket(conn, socket);
+            }
             Ok(None) => {
                 if self.table.missing(conn.cookie, now) != Missing::Lost {
                     return;
@@ -203,6 +257,11 @@ impl Session {
                 } else {
                     self.give_up(conn, HelperCounter::ResetLost, "no process has its socket");
                 }
+            }
+            // Out of descriptors or memory: the connection waits until there are some again.
+            Err(error) if discover::is_shortage(&error) => {
+                self.upkeep.short_of(&error, now);
+                self.table.postpone(conn.cookie, now);
             }
             Err(error) => {
                 self.give_up(
@@ -219,7 +278,7 @@ impl Session {
     fn take_socket(&mut self, conn: &Conn, socket: OwnedFd) {
         match self.maps.state(socket.as_fd()) {
             // A helper was killed between the last state and the release.
-            Ok(Some(State::Sealed)) => {
+            Ok(Some(state)) if state == State::Sealed || self.skips(state) => {
                 if let Err(error) = handover::finish(&mut self.maps, conn, socket.as_fd()) {
                     self.give_up(
                         conn,
@@ -231,13 +290,13 @@ impl Session {
             }
             Ok(Some(State::Ending)) => self.end_unsealed(conn, &socket),
             Ok(Some(State::Held)) => match install::attach_ulp(socket.as_fd()) {
-                Ok(()) => self.table.found(conn.cookie, socket),
+                Ok(()) => self.take_in(conn, socket),
                 // An earlier helper may have come as far as this, but no further: what is sealed
                 // with its keys could not be read with others.
                 Err(InstallError::AlreadyAttached)
                     if has_keys(socket.as_fd()).is_ok_and(|has| !has) =>
                 {
-                    self.table.found(conn.cookie, socket)
+                    self.take_in(conn, socket)
                 }
                 Err(InstallError::AlreadyAttached) => self.give_up(
                     conn,
@@ -276,23 +335,39 @@ impl Session {
         }
     }
 
+    fn take_in(&mut self, conn: &Conn, socket: OwnedFd) {
+        self.controls.reached(Step::Protocol);
+        self.table.found(conn.cookie, socket, self.limits.parked);
+    }
+
+    /// Test-only: whether what an earlier helper has left is taken for finished.
+    fn skips(&self, state: State) -> bool {
+        self.controls.no_interrupted && state == State::Keyed
+    }
+
     /// Resets a connection of which one end is in the table.
-    fn give_up(&mut self, conn: &Conn, counter: HelperCounter, why: &str) {
+    pub(super) fn give_up(&mut self, conn: &Conn, counter: HelperCounter, why: &str) {
         let other = self.table.other_end(conn);
         self.maps.count(counter, 1);
         error!("reset {}: {why}", Route(conn));
         for end in [Some(*conn), other].into_iter().flatten() {
-            self.table.forget(end.cookie);
-            self.destroy(&end);
+            self.end(&end);
         }
+    }
+
+    /// Takes an end out of the table and ends its socket; false if that was gone.
+    fn end(&mut self, conn: &Conn) -> bool {
+        let known = self.table.forget(conn.cookie);
+        let socket = known.and_then(|(_, socket)| socket);
+        self.destroy(conn, socket.as_ref())
     }
 
     fn fail(&mut self, pair: &Pair<OwnedFd>, failure: &Failure) {
         self.maps.count(failure.counter(), 1);
         error!("reset {}: {failure}", Route(&pair.client.0));
         // The server's end first: then the client reads ECONNRESET, which programs know.
-        self.destroy(&pair.server.0);
-        self.destroy(&pair.client.0);
+        self.destroy(&pair.server.0, Some(&pair.server.1));
+        self.destroy(&pair.client.0, Some(&pair.client.1));
     }
 
     fn reset_dropped(&mut self, conn: &Conn, reason: u32) {
@@ -313,28 +388,19 @@ impl Session {
             _ => "a reason unknown to this version",
         };
         // Each retransmission is dropped and told of again: what is gone already is old news.
-        let mut ended = self.destroy(conn);
+        let other = self.table.other_end(conn);
+        let mut ended = self.end(conn);
         if reason == Drop::Cut as u32 || reason == Drop::Ending as u32 {
             // One that its program has closed ends without a word to its peer on older kernels.
-            ended |= self.destroy(&opposite(conn));
+            ended |= self.destroy(&opposite(conn), None);
         }
-        if let Some(other) = self.table.other_end(conn) {
-            self.table.forget(other.cookie);
-            self.destroy(&other);
+        if let Some(other) = other {
+            self.end(&other);
         }
-        self.table.forget(conn.cookie);
         if ended {
             self.maps.count(HelperCounter::ResetGuard, 1);
             error!("reset {}: the guard dropped {why}", Route(conn));
         }
-    }
-
-    /// Ends one socket; false if it was gone, or could not be ended.
-    fn destroy(&self, conn: &Conn) -> bool {
-        reset::reset(&self.maps, conn).unwrap_or_else(|error| {
-            warn!("{error:#}; it stays held");
-            false
-        })
     }
 }
 

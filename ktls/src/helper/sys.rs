@@ -131,17 +131,46 @@ pub(super) fn iterate_process(program: BorrowedFd<'_>, tgid: u32) -> io::Result<
         reserved: 0,
     };
     let mut attr = zeroed();
-    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
-    attr.link_create.attach_type = bpf_attach_type::BPF_TRACE_ITER as u32;
     attr.link_create.__bindgen_anon_3.__bindgen_anon_1.iter_info = (&raw const info) as u64;
     attr.link_create
         .__bindgen_anon_3
         .__bindgen_anon_1
         .iter_info_len = mem::size_of::<Task>() as u32;
+    iterator(program, attr)
+}
+
+/// A reader of the iterator `program`, which asks for nothing; it is about the calling thread's
+/// network namespace.
+pub(super) fn iterate(program: BorrowedFd<'_>) -> io::Result<File> {
+    iterator(program, zeroed())
+}
+
+/// `attr` may point to what lives until this returns.
+fn iterator(program: BorrowedFd<'_>, mut attr: bpf_attr) -> io::Result<File> {
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
+    attr.link_create.attach_type = bpf_attach_type::BPF_TRACE_ITER as u32;
     let link = owned(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?)?;
     let mut attr = zeroed();
     attr.iter_create.link_fd = link.as_raw_fd().cast_unsigned();
     owned(bpf(bpf_cmd::BPF_ITER_CREATE, &mut attr)?).map(File::from)
+}
+
+/// Time by `CLOCK_MONOTONIC`, which is what BPF stamps records with.
+pub(super) fn monotonic() -> Duration {
+    use nix::time::{ClockId, clock_gettime};
+    // A clock that every kernel has; at zero every record would seem new, which keeps it.
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
+/// The network namespace that `socket` belongs to.
+pub(super) fn namespace_of(socket: BorrowedFd<'_>) -> io::Result<File> {
+    // include/uapi/linux/sockios.h; libc has no name for it.
+    const SIOCGSKNS: libc::Ioctl = 0x894C;
+    // SAFETY: the request takes no argument and returns a new descriptor.
+    owned(cerr(
+        unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) }.into(),
+    )?)
+    .map(File::from)
 }
 
 /// A handle on process `tgid`.
@@ -158,6 +187,12 @@ pub(super) fn pidfd_getfd(pidfd: BorrowedFd<'_>, fd: u32) -> io::Result<OwnedFd>
     owned(cerr(unsafe {
         libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0)
     })?)
+}
+
+/// The whole records in `bytes`, one after the other.
+pub(super) fn records<T: Pod>(bytes: &[u8]) -> Vec<T> {
+    let records = bytes.chunks_exact(mem::size_of::<T>());
+    records.filter_map(record).collect()
 }
 
 /// The record at the start of `bytes`; `None` if they are too few.

@@ -5,12 +5,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use underseal_abi::{Conn, Role};
+use underseal_abi::{Conn, Role, State};
 
 /// How often a socket that no process seems to have is looked for again, and how long in all: a
 /// descriptor may be on its way from one process to another.
 const FIRST_RETRY: Duration = Duration::from_millis(5);
 const GIVE_UP: Duration = Duration::from_secs(2);
+/// How long to wait before another try when this process is short of something.
+const BUSY: Duration = Duration::from_millis(50);
+/// How long a client's end may have no server's end: a listener whose queue is full makes one only
+/// when a place is free, and gives up after about a minute (`tcp_synack_retries` 5: 63 s).
+const SERVER_COMES: Duration = Duration::from_secs(90);
 
 /// A connection, whichever end speaks of it: client's address and port, then the server's.
 type Key = ([u8; 16], u16, [u8; 16], u16);
@@ -22,6 +27,8 @@ pub(super) struct End<S> {
     pub(super) conn: Conn,
     socket: Option<S>,
     search: Option<Search>,
+    /// When it is given up if its other end has not come by then.
+    alone: Option<Instant>,
 }
 
 /// When to look for a socket next.
@@ -29,7 +36,8 @@ pub(super) struct End<S> {
 struct Search {
     due: Instant,
     wait: Duration,
-    since: Instant,
+    /// When it was first not found.
+    since: Option<Instant>,
 }
 
 /// Both ends of a connection with their sockets: ready for its keys.
@@ -54,6 +62,7 @@ pub(super) enum Missing {
 pub(super) struct Table<S> {
     ends: HashMap<u64, End<S>>,
     by_key: HashMap<Key, [Option<u64>; 2]>,
+    in_hand: usize,
 }
 
 impl<S> Table<S> {
@@ -61,71 +70,114 @@ impl<S> Table<S> {
         Self {
             ends: HashMap::new(),
             by_key: HashMap::new(),
+            in_hand: 0,
         }
     }
 
-    /// Takes in what BPF says of an end. One that a process has is looked for at once.
+    /// Takes in what BPF says of an end. One that a process has is looked for at once, and so is
+    /// a client's socket that was put aside, now that its server has accepted.
     pub(super) fn note(&mut self, conn: Conn, now: Instant) {
+        let key = key(&conn);
+        let sides = self.by_key.entry(key).or_default();
+        sides[side(&conn)] = Some(conn.cookie);
+        let other = sides[1 - side(&conn)];
+        let alone = if is_ending(&conn) {
+            None
+        } else if side(&conn) == 0 {
+            Some(now + SERVER_COMES)
+        } else {
+            Some(now + GIVE_UP)
+        };
         let end = self.ends.entry(conn.cookie).or_insert(End {
             conn,
             socket: None,
             search: None,
+            alone,
         });
         end.conn = conn;
-        // A client was there to connect; only one that did so before the take-over has no owner.
-        let has_owner = conn.tgid != 0 || conn.role == Role::Client as u32;
-        if has_owner && end.socket.is_none() && end.search.is_none() {
-            end.search = Some(Search {
-                due: now,
-                wait: FIRST_RETRY,
-                since: now,
-            });
+        if has_owner(&conn) {
+            end.look(now);
         }
-        self.by_key.entry(key(&conn)).or_default()[side(&conn)] = Some(conn.cookie);
+        if let Some(other) = other {
+            end.alone = None;
+            if let Some(other) = self.ends.get_mut(&other) {
+                other.alone = None;
+                if has_owner(&conn) && has_owner(&other.conn) {
+                    other.look(now);
+                }
+            }
+        }
     }
 
-    /// The ends whose sockets are to be looked for now.
-    pub(super) fn due(&self, now: Instant) -> Vec<Conn> {
+    /// At most `most` ends whose sockets are to be looked for now. Those of one connection come
+    /// together, so that a limit leaves half a connection at most, and each pair of workloads has
+    /// its share.
+    pub(super) fn due(&self, now: Instant, most: usize) -> Vec<Conn> {
         let is_due = |end: &&End<S>| end.search.is_some_and(|s| s.due <= now);
-        self.ends
+        let mut due: Vec<Conn> = self
+            .ends
             .values()
             .filter(is_due)
             .map(|end| end.conn)
-            .collect()
+            .collect();
+        if due.len() > most {
+            due.sort_unstable_by_key(|conn| (workloads(conn), key(conn), side(conn)));
+            due = in_turns(&due, most);
+        }
+        due
     }
 
-    /// How long until [`Table::due`] has something; `None` if nothing is being looked for.
+    /// How long until [`Table::due`] or [`Table::lonely`] has something; `None` if nothing is
+    /// waited for.
     pub(super) fn next_due(&self, now: Instant) -> Option<Duration> {
         self.ends
             .values()
-            .filter_map(|end| end.search)
-            .map(|s| s.due.saturating_duration_since(now))
+            .flat_map(|end| [end.search.map(|s| s.due), end.alone])
+            .flatten()
+            .map(|due| due.saturating_duration_since(now))
             .min()
     }
 
-    /// The socket of `cookie` has been found.
-    pub(super) fn found(&mut self, cookie: u64, socket: S) {
+    /// The socket of `cookie` has been found. That of a client whose server has not accepted yet
+    /// is put aside when `most_parked` are in hand: it is looked for again when it is needed.
+    pub(super) fn found(&mut self, cookie: u64, socket: S, most_parked: usize) {
+        let is_awaited = self
+            .ends
+            .get(&cookie)
+            .and_then(|end| self.other_end(&end.conn))
+            .is_some_and(|other| has_owner(&other));
         if let Some(end) = self.ends.get_mut(&cookie) {
-            end.socket = Some(socket);
             end.search = None;
+            if is_awaited || self.in_hand < most_parked {
+                self.in_hand += usize::from(end.socket.is_none());
+                end.socket = Some(socket);
+            }
+        }
+    }
+
+    /// The socket of `cookie` could not be looked for now, for a reason that will pass.
+    pub(super) fn postpone(&mut self, cookie: u64, now: Instant) {
+        if let Some(search) = self.search_of(cookie) {
+            search.due = now + BUSY;
         }
     }
 
     /// The socket of `cookie` has not been found.
     pub(super) fn missing(&mut self, cookie: u64, now: Instant) -> Missing {
-        let Some(search) = self
-            .ends
-            .get_mut(&cookie)
-            .and_then(|end| end.search.as_mut())
-        else {
+        let Some(search) = self.search_of(cookie) else {
             return Missing::Retry;
         };
-        if now.saturating_duration_since(search.since) >= GIVE_UP {
+        let since = *search.since.get_or_insert(now);
+        if now.saturating_duration_since(since) >= GIVE_UP {
             return Missing::Lost;
         }
         search.due = now + search.wait;
         search.wait *= 2;
         Missing::Retry
+    }
+
+    fn search_of(&mut self, cookie: u64) -> Option<&mut Search> {
+        self.ends.get_mut(&cookie)?.search.as_mut()
     }
 
     /// Takes out the connection of `conn` if both its sockets are there.
@@ -141,29 +193,61 @@ impl<S> Table<S> {
             server.filter(|c| has_socket(*c))?,
         );
         let mut take = |cookie| {
-            self.ends
-                .remove(&cookie)
-                .and_then(|end| Some((end.conn, end.socket?)))
+            let (conn, socket) = self.forget(cookie)?;
+            Some((conn, socket?))
         };
-        let pair = Pair {
+        Some(Pair {
             client: take(client)?,
             server: take(server)?,
-        };
-        self.by_key.remove(&key(conn));
-        Some(pair)
+        })
     }
 
-    /// Forgets one end, dropping its socket.
-    pub(super) fn forget(&mut self, cookie: u64) -> Option<Conn> {
+    /// Forgets one end and returns it with its socket.
+    pub(super) fn forget(&mut self, cookie: u64) -> Option<(Conn, Option<S>)> {
         let end = self.ends.remove(&cookie)?;
+        self.in_hand -= usize::from(end.socket.is_some());
         let key = key(&end.conn);
+        // A port may have been used again: the place may be a younger end's by now.
         if let Some(sides) = self.by_key.get_mut(&key) {
-            sides[side(&end.conn)] = None;
+            let place = &mut sides[side(&end.conn)];
+            if *place == Some(cookie) {
+                *place = None;
+            }
             if sides.iter().all(Option::is_none) {
                 self.by_key.remove(&key);
             }
         }
-        Some(end.conn)
+        Some((end.conn, end.socket))
+    }
+
+    /// The end `cookie` has been closed. Its other end, if that is here, has a moment to be closed
+    /// as well; after that it is lonely. True if the closed one was here.
+    pub(super) fn closed(&mut self, cookie: u64, now: Instant) -> bool {
+        let Some((conn, _)) = self.forget(cookie) else {
+            return false;
+        };
+        let other = self.other_end(&conn).map(|other| other.cookie);
+        if let Some(other) = other.and_then(|other| self.ends.get_mut(&other))
+            && !is_ending(&other.conn)
+        {
+            other.alone = Some(now + GIVE_UP);
+        }
+        true
+    }
+
+    /// Forgets every end for which `stays` is false.
+    pub(super) fn retain(&mut self, now: Instant, stays: impl Fn(u64) -> bool) {
+        let gone: Vec<u64> = self.ends.keys().copied().filter(|c| !stays(*c)).collect();
+        for cookie in gone {
+            self.closed(cookie, now);
+        }
+    }
+
+    /// Ends that nobody will ever seal: their other end is gone, or was never known.
+    pub(super) fn lonely(&self, now: Instant) -> Vec<Conn> {
+        let is_lonely = |end: &&End<S>| end.alone.is_some_and(|until| until <= now);
+        let lonely = self.ends.values().filter(is_lonely);
+        lonely.map(|end| end.conn).collect()
     }
 
     /// The other end of the connection of `conn`, if it is here.
@@ -172,9 +256,68 @@ impl<S> Table<S> {
         self.ends.get(&cookie).map(|end| end.conn)
     }
 
+    /// The ends whose sockets are in hand.
+    pub(super) fn parked(&self) -> impl Iterator<Item = (&Conn, &S)> {
+        self.ends
+            .values()
+            .filter_map(|end| Some((&end.conn, end.socket.as_ref()?)))
+    }
+
+    /// How many sockets are in hand.
+    pub(super) const fn in_hand(&self) -> usize {
+        self.in_hand
+    }
+
     /// How many ends wait.
     pub(super) fn len(&self) -> usize {
         self.ends.len()
+    }
+}
+
+impl<S> End<S> {
+    fn look(&mut self, now: Instant) {
+        if self.socket.is_none() && self.search.is_none() {
+            self.search = Some(Search {
+                due: now,
+                wait: FIRST_RETRY,
+                since: None,
+            });
+        }
+    }
+}
+
+/// It ends in order without its other end.
+fn is_ending(conn: &Conn) -> bool {
+    conn.state == State::Ending as u32
+}
+
+/// A client was there to connect, a server only once it has accepted.
+fn has_owner(conn: &Conn) -> bool {
+    conn.tgid != 0 || conn.role == Role::Client as u32
+}
+
+/// The first of each pair of workloads, the second of each, and so on.
+fn in_turns(sorted: &[Conn], most: usize) -> Vec<Conn> {
+    let groups: Vec<&[Conn]> = sorted
+        .chunk_by(|one, next| workloads(one) == workloads(next))
+        .collect();
+    let longest = groups.iter().map(|group| group.len()).max().unwrap_or(0);
+    // Two at a time: the ends of one connection.
+    (0..longest)
+        .step_by(2)
+        .flat_map(|at| groups.iter().map(move |group| (at, *group)))
+        .flat_map(|(at, group)| group.iter().skip(at).take(2))
+        .take(most)
+        .copied()
+        .collect()
+}
+
+/// Workloads of client and server.
+fn workloads(conn: &Conn) -> (u32, u32) {
+    if side(conn) == 0 {
+        (conn.workload, conn.peer)
+    } else {
+        (conn.peer, conn.workload)
     }
 }
 
@@ -228,7 +371,7 @@ mod tests {
             let (client, server) = (conn(1, Role::Client, 10), conn(2, Role::Server, 0));
             table.note(client, now);
             table.note(server, now);
-            assert_eq!(table.due(now), [client], "the server has not accepted");
+            assert_eq!(table.due(now, 9), [client], "the server has not accepted");
             let accepted = conn(2, Role::Server, 20);
             table.note(accepted, now);
             let mut order = [(1, "client"), (2, "server")];
@@ -237,7 +380,7 @@ mod tests {
             }
             for (cookie, socket) in order {
                 assert!(table.take_ready(&client).is_none());
-                table.found(cookie, socket);
+                table.found(cookie, socket, 9);
             }
             let pair = table.take_ready(&client).unwrap();
             assert_eq!((pair.client.1, pair.server.1), ("client", "server"));
@@ -270,9 +413,107 @@ mod tests {
         table.note(client, now);
         table.note(server, now);
         assert_eq!(table.other_end(&client), Some(server));
-        assert_eq!(table.forget(1), Some(client));
+        assert_eq!(table.forget(1), Some((client, None)));
         assert_eq!(table.other_end(&server), None);
-        assert_eq!(table.forget(2), Some(server));
+        assert_eq!(table.forget(2), Some((server, None)));
         assert!(table.by_key.is_empty());
+    }
+
+    #[test]
+    fn a_search_begins_with_the_first_look() {
+        let (mut table, start) = (Table::<()>::new(), Instant::now());
+        table.note(conn(1, Role::Client, 10), start);
+        let late = start + GIVE_UP * 3;
+        assert_eq!(table.missing(1, late), Missing::Retry);
+        assert_eq!(table.missing(1, late + GIVE_UP), Missing::Lost);
+    }
+
+    #[test]
+    fn a_socket_put_aside_is_looked_for_when_the_server_accepts() {
+        let (mut table, now) = (Table::new(), Instant::now());
+        let client = conn(1, Role::Client, 10);
+        table.note(client, now);
+        table.note(conn(2, Role::Server, 0), now);
+        table.found(1, (), 0);
+        assert_eq!((table.in_hand(), table.due(now, 9)), (0, vec![]));
+        let accepted = conn(2, Role::Server, 20);
+        table.note(accepted, now);
+        assert_eq!(table.due(now, 1), [client], "in order");
+        assert_eq!(table.due(now, 9).len(), 2);
+        table.found(1, (), 0);
+        table.found(2, (), 0);
+        assert_eq!(table.in_hand(), 2);
+        assert!(table.take_ready(&client).is_some());
+        assert_eq!(table.in_hand(), 0);
+    }
+
+    #[test]
+    fn an_end_without_the_other_is_given_up_in_time() {
+        let (mut table, now) = (Table::<()>::new(), Instant::now());
+        let (client, server) = (conn(1, Role::Client, 10), conn(2, Role::Server, 0));
+        table.note(client, now);
+        assert!(table.lonely(now + SERVER_COMES / 2).is_empty());
+        assert_eq!(table.lonely(now + SERVER_COMES), [client]);
+        table.note(server, now);
+        assert!(table.lonely(now + SERVER_COMES * 2).is_empty());
+        assert!(table.closed(1, now) && !table.closed(1, now));
+        assert!(table.lonely(now).is_empty());
+        assert_eq!(table.lonely(now + GIVE_UP), [server]);
+        table.forget(2);
+        table.note(server, now);
+        assert_eq!(table.lonely(now + GIVE_UP), [server], "no client at all");
+        table.retain(now, |cookie| cookie != 2);
+        assert_eq!((table.len(), table.by_key.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_port_used_again_belongs_to_the_younger_end() {
+        let (mut table, now) = (Table::<()>::new(), Instant::now());
+        table.note(conn(1, Role::Client, 10), now);
+        let younger = conn(3, Role::Client, 10);
+        table.note(younger, now);
+        table.closed(1, now);
+        let server = conn(2, Role::Server, 0);
+        table.note(server, now);
+        assert_eq!(table.other_end(&server), Some(younger));
+    }
+
+    #[test]
+    fn when_there_is_little_room_every_pair_of_workloads_has_its_share() {
+        let (mut table, now) = (Table::<()>::new(), Instant::now());
+        let end = |cookie: u64, role, workload, peer| Conn {
+            workload,
+            peer,
+            tuple: Tuple {
+                local: [1; 16],
+                remote: [1; 16],
+                ..Tuple::default()
+            },
+            ..conn(cookie, role, 10)
+        };
+        for n in 0..100 {
+            let mut client = end(2 * n, Role::Client, 1, 2);
+            client.tuple.local_port = u16::try_from(n).unwrap();
+            table.note(client, now);
+        }
+        let mut other = end(1001, Role::Server, 4, 3);
+        other.tuple.local_port = 7000;
+        table.note(other, now);
+        let due = table.due(now, 3);
+        assert!(due.len() == 3 && due.contains(&other), "{due:?}");
+        assert_eq!(table.due(now, 1000).len(), 101);
+    }
+
+    #[test]
+    fn one_that_ends_in_order_is_not_lonely() {
+        let (mut table, now) = (Table::<()>::new(), Instant::now());
+        let ending = Conn {
+            state: State::Ending as u32,
+            ..conn(2, Role::Server, 0)
+        };
+        table.note(ending, now);
+        table.note(conn(1, Role::Client, 10), now);
+        table.closed(1, now);
+        assert!(table.lonely(now + SERVER_COMES).is_empty());
     }
 }

@@ -86,6 +86,7 @@ impl Kernel {
     }
 
     fn step(&mut self, op: &Op) -> Result<Undo, StepError> {
+        self.controls.begins();
         match op {
             Op::Datapath(op) => {
                 if let Some(previous) = self.datapath(op)? {

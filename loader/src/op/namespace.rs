@@ -64,6 +64,10 @@ impl NamespaceOp {
                     .map(|veth| same(C::SetMtu(name.clone(), veth.mtu)));
                 old.into_iter().collect()
             }
+            // As in `down`: what was established meanwhile is woken.
+            C::SetLowat(0) if live.lowat != 0 => {
+                vec![same(C::SetLowat(live.lowat)), same(C::LetGo)]
+            }
             C::SetLowat(_) => vec![same(C::SetLowat(live.lowat))],
             // Without its entry no new connection of the namespace is held.
             C::TakeOver if namespace.entry.is_none() => {

@@ -17,7 +17,9 @@ use aya::{Btf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 use underseal_abi::ABI_VERSION;
-use underseal_abi::names::{ALL_MAPS, ITER_LET_GO, ITER_TAKE_OVER, ITER_TASK_FILE, MAPS, PROGS};
+use underseal_abi::names::{
+    ALL_MAPS, ITER_LET_GO, ITER_STRANDED, ITER_TAKE_OVER, ITER_TASK_FILE, MAPS, PROGS,
+};
 
 use super::{attach, maps, offsets, pin};
 use crate::config::value::Digest;
@@ -98,7 +100,7 @@ impl Loaded {
         for (name, program) in loaded.ebpf.programs_mut() {
             load_program(name, program, &btf)?;
         }
-        for name in [ITER_TASK_FILE, ITER_TAKE_OVER, ITER_LET_GO] {
+        for name in [ITER_TASK_FILE, ITER_TAKE_OVER, ITER_LET_GO, ITER_STRANDED] {
             pin::replace(loaded.program(name)?, &pin::path(PROGS, name))?;
         }
         Ok(loaded)
@@ -150,7 +152,7 @@ fn open(btf: &Btf, controls: Controls) -> Result<Ebpf, LoadError> {
     // Missing when TLS is part of the kernel; the probe before this has had the module loaded.
     let module = fs::read(MODULE_BTF).ok();
     let offsets = offsets::find(&types, module.as_deref())?;
-    let controls = controls.bits();
+    let bits = controls.bits();
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(btf))
@@ -158,7 +160,10 @@ fn open(btf: &Btf, controls: Controls) -> Result<Ebpf, LoadError> {
     for (offset, (global, ..)) in offsets.iter().zip(offsets::MEMBERS) {
         loader.override_global(global, offset, true);
     }
-    loader.override_global("CONTROLS", &controls, true);
+    loader.override_global("CONTROLS", &bits, true);
+    for (name, room) in controls.rooms() {
+        loader.map_max_entries(name, room);
+    }
     for name in ALL_MAPS {
         loader.map_pin_path(name, pin::path(MAPS, name));
     }
