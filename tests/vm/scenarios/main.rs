@@ -7,6 +7,12 @@ use underseal_vm::{Scenario, matrix};
 mod apply_lock;
 mod controls;
 mod eager;
+mod faults;
+mod faults_apply;
+mod faults_attacker;
+mod faults_life;
+mod faults_stops;
+mod faults_storm;
 mod helper;
 mod host_network;
 mod interop;
@@ -61,6 +67,11 @@ const ALL: &[Scenario] = &[
     one("real_runtimes", real_programs::runtimes),
     one("real_restarts", real_restarts::run),
     one("ways", ways::run),
+    one("faults_apply", faults_apply::run),
+    one("faults_attacker", faults_attacker::run),
+    one("faults_life", faults_life::run),
+    one("faults_stops", faults_stops::run),
+    one("faults_storm", faults_storm::run),
 ];
 
 type Run = fn(&underseal_vm::Lab) -> anyhow::Result<()>;

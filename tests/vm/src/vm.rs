@@ -173,8 +173,22 @@ impl Vm {
     /// # Errors
     /// When it does not come back.
     pub fn reboot(&self) -> Result<()> {
-        // The connection of this command's own answer may go before it arrives.
-        self.node().start(Program::shell("systemctl reboot"))?;
+        self.restart("systemctl reboot")
+    }
+
+    /// Resets the machine without a word to any program, and waits until the agent answers again. What was written to
+    /// disk before stays; nothing is shut down.
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub fn reset(&self) -> Result<()> {
+        self.sh("sync")?;
+        self.restart("echo 1 >/proc/sys/kernel/sysrq; echo b >/proc/sysrq-trigger")
+    }
+
+    fn restart(&self, script: &str) -> Result<()> {
+        // Nobody waits for the answer: the machine may be gone before it is given.
+        self.agent.tell(Call::Spawn(Program::shell(script)))?;
         let hello = lock(&self.hellos).recv_timeout(Duration::from_secs(180));
         let hello = hello.map_err(|_| self.died(anyhow!("did not come back from its reboot")))?;
         let mut booted = lock(&self.booted);

@@ -1,4 +1,5 @@
-//! `underseal-handshake` with a step left out: `UNDERSEAL_WITHOUT=restart`. For the scenario `controls` alone.
+//! `underseal-handshake` with steps left out, `UNDERSEAL_WITHOUT=restart,interrupted`, or that stops at one,
+//! `UNDERSEAL_STOP=key:3`. For the scenarios `controls` and `faults_*` alone.
 
 use std::process::ExitCode;
 
@@ -6,7 +7,12 @@ use underseal_ktls::helper::{Controls, main as run};
 
 fn main() -> ExitCode {
     let without = std::env::var("UNDERSEAL_WITHOUT").unwrap_or_default();
+    let is_out = |name: &str| without.split(',').any(|step| step == name);
+    let stop = std::env::var("UNDERSEAL_STOP").unwrap_or_default();
+    let stop = (!stop.is_empty()).then(|| stop.parse().expect("UNDERSEAL_STOP"));
     run(Controls {
-        no_restart: without.split(',').any(|step| step == "restart"),
+        no_restart: is_out("restart"),
+        no_interrupted: is_out("interrupted"),
+        stop,
     })
 }
