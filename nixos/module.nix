@@ -76,11 +76,13 @@ in
           public_key = option types.str "Its public key, as `underseal key` prints it.";
           endpoint = option types.str "Where it is reached: ADDRESS:PORT.";
           networks = option strings "Networks of its workloads.";
-        })) [ ] "The other nodes.";
+        })) [ ] "The other nodes. `address` is where the helper is reached inside of the tunnel.";
 
         seal = optional (section {
           mode = optional (types.enum [
             "same-node"
+            "always"
+            "cross-node"
             "never"
           ]) "same-node" "Which connections are sealed by mutual TLS.";
           cipher = optional (types.enum [
@@ -92,7 +94,8 @@ in
             "reset"
             "keep"
           ]) "reset" "What happens to plaintext connections that are open at the take-over.";
-        }) { } "How connections between workloads of this node are sealed.";
+          port = optional types.port 51872 "TCP port inside of the tunnel for the nodes' helpers.";
+        }) { } "How connections between workloads are sealed.";
 
         policy = optional (section {
           outside = optional (types.enum [

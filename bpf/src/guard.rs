@@ -97,7 +97,7 @@ fn segment(packet: Packet) -> Option<(Ip, Tcp)> {
 }
 
 /// A socket older than the take-over of its namespace, or one that got round it. It may talk to
-/// anybody but to a workload of this node that it should be sealed with.
+/// anybody but to a workload that it should be sealed with.
 #[inline(always)]
 fn stranger(packet: Packet, ip: &Ip, tcp: &Tcp) -> i32 {
     let (Some(local), Some(remote)) = (maps::endpoint(&ip.source), maps::endpoint(&ip.destination))

@@ -6,7 +6,7 @@ use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
 };
 use underseal_abi::{
-    Conn, Counter, EventKind, Lowat, Path, Role, State, Unplaced, is_loopback, path_of,
+    Conn, Counter, EventKind, Lowat, Path, Role, State, Unplaced, connection_of, is_loopback,
 };
 
 use crate::{
@@ -68,6 +68,8 @@ fn established(ctx: SockOps, role: Role) {
                 tgid: 0,
                 state: State::Held as u32,
                 unrecorded: 0,
+                node: remote.map_or(0, |r| r.node),
+                reserved: 0,
             };
             if maps::endpoint(&tuple.local).is_none_or(|own| own.workload != netns.workload) {
                 return foreign(ctx, sock, &conn);
@@ -196,13 +198,13 @@ pub fn accepted(sock: Sock) {
     maps::tell(EventKind::Accepted, 0, &kept.conn);
 }
 
-/// The path to `address`. A namespace may always talk to itself over loopback.
+/// What becomes of a connection to `address`. A namespace may always talk to itself over loopback.
 #[inline(always)]
 pub fn path_to(address: &[u8; 16], endpoint: Option<&underseal_abi::Endpoint>) -> Path {
     if is_loopback(address) {
         return Path::Local;
     }
-    path_of(maps::policy(&maps::config()), endpoint)
+    connection_of(maps::policy(&maps::config()), endpoint)
 }
 
 #[inline(always)]

@@ -9,8 +9,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use underseal_abi::{
-    Config, Conn, Counter, Endpoint, Event, EventKind, Flow, Mode, Netns, Policy, Sleeper, Socket,
-    State, Tally, Workload, mode_of,
+    Config, Conn, Counter, Endpoint, Event, EventKind, Flow, Mode, Netns, Node, Policy, Sleeper,
+    Socket, State, Tally, Workload, mode_of,
 };
 
 use crate::sys::{Sock, add};
@@ -23,6 +23,11 @@ static IPCACHE: LpmTrie<[u8; 16], Endpoint, 65536> = LpmTrie::new();
 static NETNS: HashMap<u64, Netns, 4096> = HashMap::new();
 #[btf_map]
 static WORKLOADS: HashMap<u32, Workload, 4096, { aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+/// Declared here so that it lives and is pinned with the rest; the loader writes it, the helper
+/// reads it.
+#[btf_map]
+static NODES: HashMap<u32, Node, 4096, { aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
 #[btf_map]
 static CONNS: HashMap<u64, Conn, 131072, { aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize }> =

@@ -111,7 +111,7 @@ fn exchange(role: Role, address: &str, options: &Options) -> Result<(), Box<dyn 
     let identity = Identity::load(&options.cert)?;
     let party = Party {
         identity: &identity,
-        expects: &options.expect,
+        expects: (&options.expect).into(),
     };
     let stream = match role {
         Role::Client => {

@@ -2,8 +2,8 @@
 //!
 //! The library carries out handshakes and gives their keys to the kernel. A handshake runs either
 //! between two state machines [in memory](memory), for two sockets of one machine, or over [a
-//! connected socket](stream), with any peer that speaks TLS 1.3. Both ends prove who they are with
-//! X.509-SVIDs, and each accepts exactly the SPIFFE ID that its caller names.
+//! connected socket](stream), with any peer that speaks TLS 1.3, or one [flight at a time](Relay). Both ends prove who they are with
+//! X.509-SVIDs, and each accepts exactly the SPIFFE ID that its caller names, or its trust domain.
 //!
 //! It does not move application data (the kernel does), choose who may talk to whom (the caller
 //! does), or renew certificates: it notices that files were replaced and uses the new ones for the
@@ -20,6 +20,7 @@ pub mod memory;
 mod party;
 pub mod probe;
 pub mod record;
+mod relay;
 pub mod secrets;
 pub mod spiffe;
 pub mod store;
@@ -31,7 +32,8 @@ mod testing;
 pub mod verify;
 
 pub use identity::{Identity, IdentityError};
-pub use party::{HandshakeError, Party, Role};
+pub use party::{Expects, HandshakeError, Party, Role};
+pub use relay::Relay;
 pub use secrets::{Cipher, SocketKeys, TrafficKeys};
 pub use spiffe::{SpiffeId, SpiffeIdError};
 pub use store::IdentityStore;

@@ -89,13 +89,14 @@ mod tests {
         server_expects: &str,
     ) -> Result<Keys, HandshakeError> {
         let parse = |id: &str| -> SpiffeId { id.parse().unwrap() };
+        let (by_client, by_server) = (parse(client_expects), parse(server_expects));
         let client = Party {
             identity: client,
-            expects: &parse(client_expects),
+            expects: (&by_client).into(),
         };
         let server = Party {
             identity: server,
-            expects: &parse(server_expects),
+            expects: (&by_server).into(),
         };
         handshake(client, server, Cipher::Aes128Gcm)
     }
@@ -115,11 +116,11 @@ mod tests {
         for cipher in Cipher::ALL {
             let client = Party {
                 identity: &cart,
-                expects: &till_id,
+                expects: (&till_id).into(),
             };
             let server = Party {
                 identity: &till,
-                expects: &cart_id,
+                expects: (&cart_id).into(),
             };
             let keys = handshake(client, server, cipher).unwrap();
             for (tx, rx) in [

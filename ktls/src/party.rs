@@ -24,8 +24,24 @@ use std::{
 pub struct Party<'a> {
     /// Who this end is.
     pub identity: &'a Identity,
-    /// The only peer it accepts.
-    pub expects: &'a SpiffeId,
+    /// Whom it accepts as peer.
+    pub expects: Expects<'a>,
+}
+
+/// Whom an end accepts as peer.
+#[derive(Clone, Copy, Debug)]
+pub enum Expects<'a> {
+    /// This workload alone.
+    Workload(&'a SpiffeId),
+    /// Any workload of the trust domain that this ID belongs to. For a peer on another node, whose
+    /// workloads this one does not know.
+    AnyOfDomainOf(&'a SpiffeId),
+}
+
+impl<'a> From<&'a SpiffeId> for Expects<'a> {
+    fn from(id: &'a SpiffeId) -> Self {
+        Self::Workload(id)
+    }
 }
 
 impl Party<'_> {

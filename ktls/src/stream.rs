@@ -153,6 +153,7 @@ mod tests {
     use super::*;
     use crate::{
         identity::Identity,
+        spiffe::SpiffeId,
         testing::{Ca, identity},
     };
     use std::{
@@ -174,12 +175,13 @@ mod tests {
 
     fn shake(client: &Identity, server: &Identity, server_expects: &str) -> (Outcome, Outcome) {
         let (near, mut far) = sockets();
-        let (till, expects) = (TILL.parse().unwrap(), server_expects.parse().unwrap());
+        let (till, expects): (SpiffeId, SpiffeId) =
+            (TILL.parse().unwrap(), server_expects.parse().unwrap());
         thread::scope(|scope| {
             let serving = scope.spawn(|| {
                 let party = Party {
                     identity: server,
-                    expects: &expects,
+                    expects: (&expects).into(),
                 };
                 let outcome = handshake_server(&far, party, Cipher::Aes256Gcm);
                 far.write_all(b"next").unwrap();
@@ -191,7 +193,7 @@ mod tests {
             });
             let party = Party {
                 identity: client,
-                expects: &till,
+                expects: (&till).into(),
             };
             let ours = handshake_client(&near, party, Cipher::Aes256Gcm);
             (&near).write_all(b"after").unwrap();
@@ -237,7 +239,7 @@ mod tests {
         far.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").unwrap();
         let party = Party {
             identity: &cart,
-            expects: cart.id(),
+            expects: cart.id().into(),
         };
         let error = seal_client(&near, party, Cipher::Aes128Gcm).unwrap_err();
         assert!(error.to_string().contains("does not speak TLS"), "{error}");
@@ -251,7 +253,7 @@ mod tests {
         far.shutdown(Shutdown::Write).unwrap();
         let party = Party {
             identity: &cart,
-            expects: cart.id(),
+            expects: cart.id().into(),
         };
         let error = seal_client(&near, party, Cipher::Aes128Gcm).unwrap_err();
         assert!(matches!(error, SealError::Io(_)), "{error}");

@@ -1,12 +1,12 @@
 //! Who is accepted as the peer of a handshake, and why not.
 //!
 //! A peer passes if its chain leads to the bundle, its leaf is an X.509-SVID of a workload, and the
-//! SPIFFE ID in it is exactly the one expected for this handshake. DNS names are not looked at, and
+//! SPIFFE ID in it is exactly the one expected for this handshake, or at least of its trust domain. DNS names are not looked at, and
 //! no revocation list is: short-lived certificates take its place.
 
 use crate::{
     identity::Identity,
-    party,
+    party::{self, Expects},
     spiffe::SpiffeId,
     svid::{Svid, SvidError},
 };
@@ -33,15 +33,28 @@ use std::sync::Arc;
 pub struct PeerVerifier {
     trust: Arc<Trust>,
     expected: SpiffeId,
+    scope: Scope,
+}
+
+/// How much of an ID has to fit.
+#[derive(Debug, PartialEq, Eq)]
+enum Scope {
+    Workload,
+    TrustDomain,
 }
 
 impl PeerVerifier {
-    /// A verifier that trusts the bundle of `identity` and accepts `expected` alone.
+    /// A verifier that trusts the bundle of `identity` and accepts what is expected alone.
     #[must_use]
-    pub fn new(identity: &Identity, expected: &SpiffeId) -> Self {
+    pub fn new<'a>(identity: &Identity, expects: impl Into<Expects<'a>>) -> Self {
+        let (expected, scope) = match expects.into() {
+            Expects::Workload(id) => (id, Scope::Workload),
+            Expects::AnyOfDomainOf(id) => (id, Scope::TrustDomain),
+        };
         Self {
             trust: Arc::clone(&identity.trust),
             expected: expected.clone(),
+            scope,
         }
     }
 
@@ -58,11 +71,12 @@ impl PeerVerifier {
         }
         chain?;
         let presented = svid.map_err(Refusal::Svid)?.id;
-        if presented == self.expected {
+        let same_domain = presented.trust_domain() == self.expected.trust_domain();
+        if presented == self.expected || (same_domain && self.scope == Scope::TrustDomain) {
             return Ok(());
         }
         let expected = self.expected.clone();
-        Err(if presented.trust_domain() == expected.trust_domain() {
+        Err(if same_domain {
             Refusal::NotAllowed {
                 presented,
                 expected,
@@ -321,7 +335,7 @@ mod tests {
 
     /// What an end that expects `CART` says to `chain`, as client and as server.
     fn verdicts(ca: &Ca, chain: &[CertificateDer<'_>]) -> [Result<(), &'static str>; 2] {
-        let verifier = PeerVerifier::new(&identity(ca, TILL), &CART.parse().unwrap());
+        let verifier = PeerVerifier::new(&identity(ca, TILL), &CART.parse::<SpiffeId>().unwrap());
         let now = UnixTime::now();
         let name = ServerName::try_from("peer.invalid").unwrap();
         let (leaf, rest) = chain.split_first().unwrap();

@@ -1,7 +1,10 @@
 //! What the configuration asks for on this machine. Pure: what must be known of the machine comes
 //! in as [`Facts`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use underseal_abi::THIS_NODE;
@@ -10,10 +13,10 @@ use crate::{
     config::{
         Config,
         choice::{Access, Existing},
-        value::{InterfaceName, WorkloadName},
+        value::{InterfaceName, Label, WorkloadName},
     },
     state::{
-        Attachment, Datapath, Endpoint, Facts, Found, Hook, Key, Live, Namespace, Peer,
+        Attachment, Datapath, Endpoint, Facts, Found, Hook, Key, Live, Namespace, Node, Peer,
         PresharedKey, Program, Route, Saved, Settings, State, Target, Veth, Wireguard, Workload,
     },
 };
@@ -39,6 +42,7 @@ pub fn desired(config: &Config, facts: &Facts) -> State {
             settings: settings(config),
             ipcache: ipcache(config, facts, &ids),
             workloads: workloads(config, &ids),
+            nodes: nodes(config),
             attachments: attachments(config, facts),
         }),
         namespaces: namespaces(config, facts, &ids),
@@ -197,6 +201,33 @@ fn workloads(config: &Config, ids: &BTreeMap<WorkloadName, u32>) -> BTreeMap<u32
         (ids[&workload.name], record)
     });
     records.collect()
+}
+
+/// This node's helper and those of the peers that say where theirs is. None of them without a peer
+/// that does: then nobody may reach this one.
+fn nodes(config: &Config) -> BTreeMap<u32, Node> {
+    let node = |name: &Label, addresses: Vec<IpAddr>| Node {
+        name: name.clone(),
+        v4: addresses.iter().find_map(|ip| match ip {
+            IpAddr::V4(v4) => Some(*v4),
+            IpAddr::V6(_) => None,
+        }),
+        v6: addresses.iter().find_map(|ip| match ip {
+            IpAddr::V6(v6) => Some(*v6),
+            IpAddr::V4(_) => None,
+        }),
+        port: config.seal.port,
+    };
+    let peers = (THIS_NODE + 1..).zip(&config.peers);
+    let mut nodes: BTreeMap<u32, Node> = peers
+        .filter_map(|(number, peer)| Some((number, node(&peer.name, vec![peer.address?.0]))))
+        .collect();
+    if !nodes.is_empty() {
+        let own = config.wireguard.iter().flat_map(|w| &w.addresses);
+        let own = own.map(|address| address.0.addr()).collect();
+        nodes.insert(THIS_NODE, node(&config.node.name, own));
+    }
+    nodes
 }
 
 fn attachments(config: &Config, facts: &Facts) -> BTreeSet<Attachment> {

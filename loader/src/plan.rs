@@ -5,10 +5,7 @@
 //! workloads' own namespaces. Removal goes the exact reverse way, after everything that is added.
 
 use crate::{
-    config::{
-        choice::Mode,
-        value::{AbsolutePath, InterfaceName},
-    },
+    config::value::{AbsolutePath, InterfaceName},
     desired::DEFAULT_LOWAT,
     op::{DatapathOp, DeviceChange, DeviceOp, NamespaceChange, NamespaceOp, NetnsEntry, Op},
     state::{Datapath, Namespace, Peer, PresharedKey, Saved, State, Veth, Wireguard},
@@ -195,6 +192,13 @@ fn contents(desired: &State, observed: &State) -> Stage {
                 .push(DatapathOp::SetWorkload(*id, workload.clone()).into());
         }
     }
+    for (id, node) in &wanted.nodes {
+        if found.nodes.get(id) != Some(node) {
+            stage
+                .add
+                .push(DatapathOp::SetNode(*id, node.clone()).into());
+        }
+    }
     for (net, endpoint) in &wanted.ipcache {
         if found.ipcache.get(net) != Some(endpoint) {
             stage
@@ -208,6 +212,13 @@ fn contents(desired: &State, observed: &State) -> Stage {
         .filter(|net| !wanted.ipcache.contains_key(net))
     {
         stage.remove.push(DatapathOp::DeleteEndpoint(*net).into());
+    }
+    for id in found
+        .nodes
+        .keys()
+        .filter(|id| !wanted.nodes.contains_key(id))
+    {
+        stage.remove.push(DatapathOp::DeleteNode(*id).into());
     }
     for id in found
         .workloads
@@ -287,7 +298,10 @@ fn tunnel(desired: &State, observed: &State) -> Stage {
 fn namespaces(desired: &State, observed: &State) -> Stage {
     let mut stage = Stage::default();
     let mode = |state: &State| state.datapath.as_ref().map(|d| d.settings.mode);
-    let seals_more = mode(observed) == Some(Mode::Never) && mode(desired) == Some(Mode::SameNode);
+    let seals_more = match (mode(observed), mode(desired)) {
+        (Some(before), Some(wanted)) => wanted.seals_more_than(before),
+        _ => false,
+    };
     for (cookie, wanted) in &desired.namespaces {
         if let Some(found) = observed.namespaces.get(cookie) {
             stage

@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::SocketAddr,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use ipnet::IpNet;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{
     choice::{Cipher, Mode},
-    value::{AbsolutePath, Digest, InterfaceName, PublicKey, SpiffeId, WorkloadName},
+    value::{AbsolutePath, Digest, InterfaceName, Label, PublicKey, SpiffeId, WorkloadName},
 };
 
 /// Everything that `apply` makes and `down` removes.
@@ -115,6 +115,9 @@ pub struct Datapath {
     pub ipcache: BTreeMap<IpNet, Endpoint>,
     /// The `WORKLOADS` map by id.
     pub workloads: BTreeMap<u32, Workload>,
+    /// The `NODES` map by number.
+    #[serde(default)]
+    pub nodes: BTreeMap<u32, Node>,
     /// Pinned links, in the order in which they are attached.
     pub attachments: BTreeSet<Attachment>,
 }
@@ -161,6 +164,20 @@ pub struct Workload {
     pub netns: AbsolutePath,
     /// Cipher to seal with.
     pub cipher: Cipher,
+}
+
+/// Where a node's helper is reached; see [`underseal_abi::Node`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// Its name.
+    pub name: Label,
+    /// IPv4 address inside of the tunnel.
+    pub v4: Option<Ipv4Addr>,
+    /// IPv6 address inside of the tunnel.
+    pub v6: Option<Ipv6Addr>,
+    /// TCP port.
+    pub port: u16,
 }
 
 /// A workload's network namespace.

@@ -31,7 +31,7 @@ struct Situation {
     endpoint: u8,
     /// Configured workloads, each with the number of its namespace's incarnation, 0: absent.
     workloads: Vec<(u8, u8)>,
-    never: bool,
+    mode: &'static str,
     keep: bool,
     uplink_mtu: u32,
     object: u8,
@@ -44,20 +44,20 @@ fn situation() -> impl Strategy<Value = Situation> {
         prop::collection::btree_set(1u8..5, 0..4),
         1u8..3,
         prop::collection::btree_map(1u8..5, 0u8..3, 0..4),
-        any::<bool>(),
+        prop::sample::select(vec!["same-node", "never", "always", "cross-node"]),
         any::<bool>(),
         prop::sample::select(vec![1400u32, 1500, 9000]),
         1u8..3,
     )
         .prop_map(
-            |(device, renamed, peers, endpoint, workloads, never, keep, uplink_mtu, object)| {
+            |(device, renamed, peers, endpoint, workloads, mode, keep, uplink_mtu, object)| {
                 Situation {
                     device,
                     renamed,
                     peers,
                     endpoint,
                     workloads: workloads.into_iter().collect(),
-                    never,
+                    mode,
                     keep,
                     uplink_mtu,
                     object,
@@ -71,7 +71,8 @@ impl Situation {
         let mut text = "[node]\nname = \"node-a\"\nnetworks = [\"10.1.0.0/24\"]\n\
             uplinks = [\"eth0\"]\ntrust_domain = \"example.org\"\n"
             .to_owned();
-        if self.device {
+        // A mode that seals between nodes needs addresses of helpers.
+        if self.device || !self.peers.is_empty() {
             let name = if self.renamed { "wg-a" } else { "underseal0" };
             text +=
                 &format!("[wireguard]\ninterface = \"{name}\"\naddresses = [\"10.1.0.1/32\"]\n");
@@ -80,7 +81,7 @@ impl Situation {
             let key = underseal::config::value::PublicKey([*peer; 32]);
             text += &format!(
                 "[[peer]]\nname = \"node-{peer}\"\npublic_key = \"{key}\"\n\
-                 endpoint = \"192.0.2.{}:51871\"\nnetworks = [\"10.2.{peer}.0/24\"]\n",
+                 endpoint = \"192.0.2.{}:51871\"\nnetworks = [\"10.2.{peer}.0/24\"]\naddress = \"10.2.{peer}.1\"\n",
                 self.endpoint
             );
         }
@@ -90,7 +91,7 @@ impl Situation {
                  addresses = [\"10.1.0.1{workload}\"]\n"
             );
         }
-        let mode = if self.never { "never" } else { "same-node" };
+        let mode = self.mode;
         let existing = if self.keep { "keep" } else { "reset" };
         text += &format!("[seal]\nmode = \"{mode}\"\nexisting = \"{existing}\"\n");
         let source = Source {

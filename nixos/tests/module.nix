@@ -88,6 +88,7 @@ let
             "10.2.0.0/24"
             "fd00:2::/64"
           ];
+          address = "10.2.0.1";
           persistent_keepalive = 25;
         }
       ];
@@ -145,7 +146,7 @@ in
   };
   refused = builtins.mapAttrs (_: settings: refuses (wrong settings)) {
     mode = {
-      seal.mode = "always";
+      seal.mode = "sometimes";
     };
     port = {
       wireguard.port = 70000;

@@ -83,6 +83,23 @@ pub struct Workload {
     pub reserved: u32,
 }
 
+/// Where a node's helper is reached: value of `NODES`. Of another node one address is set, of
+/// this one as many as it has.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Name as in the configuration: UTF-8, padded with zeros, never cut.
+    pub name: [u8; 64],
+    /// IPv4 address inside of the tunnel, [`ip_key`] form; zeros: none.
+    pub v4: [u8; 16],
+    /// IPv6 address inside of the tunnel; zeros: none.
+    pub v6: [u8; 16],
+    /// TCP port of the helper, the same on all nodes.
+    pub port: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
 /// The end of a connection that a socket is.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +127,9 @@ pub enum State {
     /// One end was closed, or shut down for sending, before keys could be set. No data will pass;
     /// whoever still sends is reset.
     Ending = 6,
+    /// Keys are in the socket and nobody sleeps in the old code, but the other end, on another
+    /// node, has not said the same: receives TLS records, sends nothing.
+    Primed = 7,
 }
 
 impl State {
@@ -124,6 +144,7 @@ impl State {
             4 => Self::Keyed,
             5 => Self::Sealed,
             6 => Self::Ending,
+            7 => Self::Primed,
             _ => return None,
         })
     }
@@ -173,7 +194,7 @@ pub struct Conn {
     pub tuple: Tuple,
     /// Workload this end belongs to.
     pub workload: u32,
-    /// Workload at the other end.
+    /// Workload at the other end; 0 if it lives on another node.
     pub peer: u32,
     /// [`Role`] as u32.
     pub role: u32,
@@ -184,6 +205,10 @@ pub struct Conn {
     /// 1 if a task that splices could not be recorded: must never be handed over. (A kprobe does
     /// not reach [`Socket::unrecorded`].)
     pub unrecorded: u32,
+    /// Node that the other end lives on, as [`Endpoint::node`].
+    pub node: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// `TCP_NOTSENT_LOWAT` as an application has set it while its socket was held.
@@ -278,7 +303,7 @@ pub enum Drop {
     Gap = 3,
     /// Payload for a socket that has no keys yet.
     UnsealedIngress = 4,
-    /// Payload between workloads of this node by a socket Underseal has never seen.
+    /// Payload between workloads that must be sealed, by a socket Underseal has never seen.
     Unknown = 5,
     /// The end of a sealed stream whose last bytes were never sent: more was announced
     /// (`MSG_MORE`) and did not come.
@@ -358,7 +383,7 @@ counters! {
     DropNotARecord = "drop_not_a_record",
     /// Drops: payload for a socket without keys.
     DropUnsealedIngress = "drop_unsealed_ingress",
-    /// Drops: payload of a socket that no program has seen, between workloads of this node.
+    /// Drops: payload of a socket that no program has seen, between workloads that must be sealed.
     DropUnknown = "drop_unknown",
     /// FINs of held sockets put off until they are sealed.
     FinDeferred = "fin_deferred",
@@ -398,7 +423,7 @@ counters! {
 
 counters! {
     HelperCounter, HELPER_COUNTERS,
-    /// Connections sealed (pairs).
+    /// Connections sealed (pairs; if the other end is on another node, this end).
     Sealed = "sealed",
     /// Tasks made to restart a send or recv.
     Restarted = "restarted",
@@ -416,6 +441,15 @@ counters! {
     ResetGuard = "reset_guard",
     /// Resets: the maps had no room for the connection.
     ResetFull = "reset_full",
+    /// Resets: the other node does not seal connections between nodes.
+    ResetNotSealing = "reset_not_sealing",
+    /// Resets: the other node gave the connection up, does not know it, or its helper went away
+    /// when keys were in already.
+    ResetNode = "reset_node",
+    /// Attempts to reach another node's helper that failed; connections wait.
+    NodeUnreachable = "node_unreachable",
+    /// Connects to the helper's port by whoever is no configured node.
+    LinkRefused = "link_refused",
 }
 
 const _: () = {
@@ -423,12 +457,13 @@ const _: () = {
     assert!(size_of::<Endpoint>() == 16);
     assert!(size_of::<Netns>() == 16);
     assert!(size_of::<Workload>() == 904);
+    assert!(size_of::<Node>() == 104);
     assert!(size_of::<Tuple>() == 40);
-    assert!(size_of::<Conn>() == 88);
+    assert!(size_of::<Conn>() == 96);
     assert!(size_of::<Lowat>() == 8);
-    assert!(size_of::<Socket>() == 104);
+    assert!(size_of::<Socket>() == 112);
     assert!(size_of::<Sleeper>() == 16);
-    assert!(size_of::<Event>() == 96);
+    assert!(size_of::<Event>() == 104);
     assert!(size_of::<TaskFile>() == 16);
     assert!(size_of::<Tally>() == 16);
 };

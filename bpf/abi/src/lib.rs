@@ -15,10 +15,10 @@ mod record;
 
 pub use layout::{
     COUNTERS, Config, Conn, Counter, Drop, Endpoint, Event, EventKind, HELPER_COUNTERS,
-    HelperCounter, Lowat, Netns, Role, Sleeper, Socket, State, Tally, TaskFile, Tuple, Unplaced,
-    Workload, ip_key,
+    HelperCounter, Lowat, Netns, Node, Role, Sleeper, Socket, State, Tally, TaskFile, Tuple,
+    Unplaced, Workload, ip_key,
 };
-pub use path::{Mode, Path, Policy, is_link_scope, is_loopback, mode_of, path_of};
+pub use path::{Mode, Path, Policy, connection_of, is_link_scope, is_loopback, mode_of, path_of};
 pub use record::{Flow, Segment, Step, Verdict};
 
 /// Version of every layout and name in this crate. Written by the loader into [`Config::abi`].

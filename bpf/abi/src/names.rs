@@ -17,6 +17,9 @@ pub const IPCACHE: &str = "IPCACHE";
 pub const NETNS: &str = "NETNS";
 /// Hash: workload id to [`crate::Workload`].
 pub const WORKLOADS: &str = "WORKLOADS";
+/// Hash: node as in [`crate::Endpoint::node`] to [`crate::Node`]. [`crate::THIS_NODE`] is there
+/// if its helper may be reached by others; they are there if they say where theirs is.
+pub const NODES: &str = "NODES";
 /// Hash: socket cookie to [`crate::Conn`]; every connection that is or shall be sealed.
 pub const CONNS: &str = "CONNS";
 /// Hash: [`crate::Sleeper`] to the time at which it was recorded (ns, `CLOCK_MONOTONIC`).
@@ -35,11 +38,12 @@ pub const SOCKETS: &str = "SOCKETS";
 pub const FLOWS: &str = "FLOWS";
 
 /// All maps that are pinned, in the order in which they are created.
-pub const ALL_MAPS: [&str; 12] = [
+pub const ALL_MAPS: [&str; 13] = [
     CONFIG,
     IPCACHE,
     NETNS,
     WORKLOADS,
+    NODES,
     CONNS,
     SLEEPERS,
     EVENTS,

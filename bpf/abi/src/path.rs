@@ -10,16 +10,38 @@ pub enum Mode {
     Never = 0,
     /// Between workloads of one node; WireGuard does the rest.
     SameNode = 1,
+    /// Between all workloads; between nodes inside of WireGuard.
+    Always = 2,
+    /// Between workloads of different nodes, inside of WireGuard; plaintext inside a node.
+    CrossNode = 3,
 }
 
-/// The mode that `raw`, a value of [`crate::Config::mode`], stands for. What is unknown seals: a
-/// connection that nobody seals stays held, and that is the closed side.
+impl Mode {
+    /// Whether connections between workloads of one node are sealed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn seals_same_node(self) -> bool {
+        matches!(self, Self::SameNode | Self::Always)
+    }
+
+    /// Whether connections between workloads of different nodes are sealed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn seals_between_nodes(self) -> bool {
+        matches!(self, Self::Always | Self::CrossNode)
+    }
+}
+
+/// The mode that `raw`, a value of [`crate::Config::mode`], stands for. What is unknown seals
+/// everything: a connection that nobody seals stays held, and that is the closed side.
 #[inline(always)]
 #[must_use]
 pub const fn mode_of(raw: u32) -> Mode {
     match raw {
         0 => Mode::Never,
-        _ => Mode::SameNode,
+        1 => Mode::SameNode,
+        3 => Mode::CrossNode,
+        _ => Mode::Always,
     }
 }
 
@@ -36,7 +58,7 @@ pub struct Policy {
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
-    /// Both ends live on this node and the connection is to be sealed.
+    /// The connection is to be sealed. Of a packet: both ends live on this node.
     Seal,
     /// Both ends live on this node; mTLS is not wanted.
     Local,
@@ -48,7 +70,7 @@ pub enum Path {
     Deny,
 }
 
-/// Decides the path of traffic from a workload of this node to whatever `peer` is.
+/// Decides the path of packets from a workload of this node to whatever `peer` is.
 #[inline(always)]
 pub const fn path_of(policy: Policy, peer: Option<&Endpoint>) -> Path {
     match peer {
@@ -67,11 +89,22 @@ pub const fn path_of(policy: Policy, peer: Option<&Endpoint>) -> Path {
         }
         Some(Endpoint {
             node: THIS_NODE, ..
-        }) => match policy.mode {
-            Mode::SameNode => Path::Seal,
-            Mode::Never => Path::Local,
-        },
+        }) if policy.mode.seals_same_node() => Path::Seal,
+        Some(Endpoint {
+            node: THIS_NODE, ..
+        }) => Path::Local,
         Some(_) => Path::Tunnel,
+    }
+}
+
+/// Decides what becomes of a TCP connection between a workload of this node and whatever `peer`
+/// is. Differs from [`path_of`] for other nodes alone: packets always go into WireGuard, and a
+/// connection may have to be sealed inside of it.
+#[inline(always)]
+pub const fn connection_of(policy: Policy, peer: Option<&Endpoint>) -> Path {
+    match path_of(policy, peer) {
+        Path::Tunnel if policy.mode.seals_between_nodes() => Path::Seal,
+        path => path,
     }
 }
 
@@ -97,6 +130,7 @@ pub fn is_link_scope(ip: &[u8; 16]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
     use super::*;
 
     const fn at(node: u32, workload: u32) -> Endpoint {
@@ -108,30 +142,75 @@ mod tests {
         }
     }
 
+    const MODES: [Mode; 4] = [Mode::Never, Mode::SameNode, Mode::Always, Mode::CrossNode];
+
+    /// Mode, `allow_outside`, peer, path of packets, path of connections.
     #[test]
     fn golden() {
+        let (here, there) = (Some(at(1, 7)), Some(at(2, 0)));
         let cases = [
-            (Mode::SameNode, true, Some(at(1, 7)), Path::Seal),
-            (Mode::Never, true, Some(at(1, 7)), Path::Local),
-            (Mode::SameNode, true, Some(at(1, 0)), Path::Outside),
-            (Mode::SameNode, false, Some(at(1, 0)), Path::Deny),
-            (Mode::SameNode, false, Some(at(2, 0)), Path::Tunnel),
-            (Mode::Never, false, Some(at(2, 9)), Path::Tunnel),
-            (Mode::SameNode, true, None, Path::Outside),
-            (Mode::SameNode, false, None, Path::Deny),
+            (Mode::SameNode, true, here, Path::Seal, Path::Seal),
+            (Mode::Never, true, here, Path::Local, Path::Local),
+            (Mode::Always, true, here, Path::Seal, Path::Seal),
+            (Mode::CrossNode, true, here, Path::Local, Path::Local),
+            (Mode::SameNode, false, there, Path::Tunnel, Path::Tunnel),
+            (Mode::Never, false, there, Path::Tunnel, Path::Tunnel),
+            (Mode::Always, false, there, Path::Tunnel, Path::Seal),
+            (Mode::CrossNode, false, there, Path::Tunnel, Path::Seal),
+            (
+                Mode::Never,
+                false,
+                Some(at(2, 9)),
+                Path::Tunnel,
+                Path::Tunnel,
+            ),
+            (
+                Mode::Always,
+                true,
+                Some(at(1, 0)),
+                Path::Outside,
+                Path::Outside,
+            ),
+            (
+                Mode::SameNode,
+                false,
+                Some(at(1, 0)),
+                Path::Deny,
+                Path::Deny,
+            ),
+            (Mode::CrossNode, true, None, Path::Outside, Path::Outside),
+            (Mode::SameNode, false, None, Path::Deny, Path::Deny),
         ];
-        for (mode, allow_outside, peer, want) in cases {
-            assert_eq!(
-                path_of(
-                    Policy {
-                        mode,
-                        allow_outside
-                    },
-                    peer.as_ref()
-                ),
-                want,
-                "{mode:?} {peer:?}"
+        for (mode, allow_outside, peer, packet, connection) in cases {
+            let policy = Policy {
+                mode,
+                allow_outside,
+            };
+            let got = (
+                path_of(policy, peer.as_ref()),
+                connection_of(policy, peer.as_ref()),
             );
+            assert_eq!(got, (packet, connection), "{mode:?} {peer:?}");
+        }
+    }
+
+    proptest::proptest! {
+        /// Packets to another node go into WireGuard and nowhere else, whatever the mode; a mode
+        /// changes nothing for addresses that are no workload; and a connection is sealed if, and
+        /// only if, its mode says so for where the peer lives.
+        #[test]
+        fn a_mode_decides_sealing_and_nothing_else(mode in 0usize..4, allow_outside: bool, known: bool, node in 1u32..4, workload in 0u32..3) {
+            let policy = Policy { mode: MODES[mode], allow_outside };
+            let peer = known.then(|| at(node, workload));
+            let (packet, connection) = (path_of(policy, peer.as_ref()), connection_of(policy, peer.as_ref()));
+            let is_outside = !known || (node == THIS_NODE && workload == 0);
+            let seals = if node == THIS_NODE { policy.mode.seals_same_node() } else { policy.mode.seals_between_nodes() };
+            assert_eq!(packet == Path::Tunnel, !is_outside && node != THIS_NODE);
+            assert_eq!(connection == Path::Seal, !is_outside && seals);
+            assert_eq!(matches!(packet, Path::Outside | Path::Deny), is_outside);
+            if connection != Path::Seal || node == THIS_NODE {
+                assert_eq!(connection, packet);
+            }
         }
     }
 
@@ -168,6 +247,9 @@ mod tests {
 
     #[test]
     fn an_unknown_mode_seals() {
-        assert_eq!(mode_of(77), Mode::SameNode);
+        assert_eq!(mode_of(77), Mode::Always);
+        for mode in MODES {
+            assert_eq!(mode_of(mode as u32), mode);
+        }
     }
 }

@@ -4,7 +4,7 @@
 use aya::Pod;
 
 use crate::{
-    Config, Conn, Endpoint, Event, Flow, Netns, Sleeper, Socket, Tally, TaskFile, Workload,
+    Config, Conn, Endpoint, Event, Flow, Netns, Node, Sleeper, Socket, Tally, TaskFile, Workload,
 };
 
 macro_rules! pod {
@@ -18,5 +18,5 @@ macro_rules! pod {
 }
 
 pod!(
-    Config, Conn, Endpoint, Event, Flow, Netns, Sleeper, Socket, Tally, TaskFile, Workload
+    Config, Conn, Endpoint, Event, Flow, Netns, Node, Sleeper, Socket, Tally, TaskFile, Workload
 );

@@ -53,6 +53,10 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    fn unrecorded() -> Self {
+        Self::Restart(UNRECORDED.into())
+    }
+
     /// What this failure is counted as.
     pub(super) const fn counter(&self) -> HelperCounter {
         match self {
@@ -142,36 +146,128 @@ fn install_all(
 
 /// Step 3. A connection with a task that could not be restarted fails.
 fn restart_sleepers(maps: &mut Maps, passages: &mut [Passage], controls: &Controls) {
-    let mut cookies: Vec<u64> = passages
+    let on_failed = |cookie| {
+        let mut failed = passages.iter().filter(|p| p.result.is_err());
+        failed.any(|p| ends(&p.pair).any(|(conn, _)| conn.cookie == cookie))
+    };
+    let cookies = passages
         .iter()
-        .flat_map(|p| [p.pair.client.0.cookie, p.pair.server.0.cookie])
-        .collect();
+        .flat_map(|p| [p.pair.client.0.cookie, p.pair.server.0.cookie]);
+    let cookies: Vec<u64> = cookies.collect();
+    for (cookie, failure) in wake(maps, cookies, on_failed, controls) {
+        let on_it = |p: &&mut Passage| ends(&p.pair).any(|(conn, _)| conn.cookie == cookie);
+        if let Some(passage) = passages.iter_mut().find(on_it) {
+            passage.result = Err(failure);
+        }
+    }
+    for passage in passages.iter_mut().filter(|p| p.result.is_ok()) {
+        if ends(&passage.pair).any(|(conn, socket)| is_unrecorded(maps, conn, socket)) {
+            passage.result = Err(Failure::unrecorded());
+        }
+    }
+}
+
+/// Makes every task recorded on one of these sockets restart its call, but for those on sockets
+/// that have failed already. Returns the sockets where that did not work.
+fn wake(
+    maps: &mut Maps,
+    mut cookies: Vec<u64>,
+    has_failed: impl Fn(u64) -> bool,
+    controls: &Controls,
+) -> Vec<(u64, Failure)> {
     cookies.sort_unstable();
-    let sleepers = maps.sleepers(&cookies);
+    let mut failed = Vec::new();
     let mut restarted = 0;
-    for sleeper in &sleepers {
-        let on_it = |p: &&mut Passage| ends(&p.pair).any(|(conn, _)| conn.cookie == sleeper.cookie);
-        let Some(passage) = passages.iter_mut().find(on_it) else {
-            continue;
-        };
-        if passage.result.is_ok() && !controls.no_restart {
+    for sleeper in &maps.sleepers(&cookies) {
+        if !controls.no_restart && !has_failed(sleeper.cookie) {
             controls.reached(Step::Restart);
             let restarted_it = restart(sleeper);
             controls.reached(Step::Restarted);
             match restarted_it {
                 Ok(Restart::Done) => restarted += 1,
                 Ok(Restart::NotNeeded) => {}
-                Err(error) => passage.result = Err(Failure::Restart(explain(sleeper, &error))),
+                Err(error) => {
+                    let failure = Failure::Restart(explain(sleeper, &error));
+                    failed.push((sleeper.cookie, failure));
+                }
             }
         }
         maps.remove_sleeper(sleeper);
     }
-    for passage in passages.iter_mut().filter(|p| p.result.is_ok()) {
-        if ends(&passage.pair).any(|(conn, socket)| is_unrecorded(maps, conn, socket)) {
-            passage.result = Err(Failure::Restart(UNRECORDED.into()));
+    maps.count(HelperCounter::Restarted, restarted);
+    failed
+}
+
+/// An end whose other end is on another node, with the keys for it.
+pub(super) struct Priming<'a> {
+    pub(super) conn: &'a Conn,
+    pub(super) socket: BorrowedFd<'a>,
+    pub(super) keys: &'a SocketKeys,
+}
+
+/// Steps 1 to 3 for single ends, whose handshake is done: keys in, nobody asleep in the old code.
+/// They receive records then, and send nothing until [`release_end`]. Returns what came of each.
+pub(super) fn prime(
+    maps: &mut Maps,
+    primings: &[Priming<'_>],
+    controls: &Controls,
+) -> Vec<Result<(), Failure>> {
+    let mut results: Vec<_> = primings.iter().map(|end| key_end(maps, end)).collect();
+    // As in `seal`.
+    fence(Ordering::SeqCst);
+    let at = |cookie: u64| primings.iter().position(|end| end.conn.cookie == cookie);
+    let cookies = primings.iter().map(|end| end.conn.cookie).collect();
+    let has_failed = |cookie| at(cookie).is_none_or(|at| results[at].is_err());
+    for (cookie, failure) in wake(maps, cookies, has_failed, controls) {
+        if let Some(at) = at(cookie) {
+            results[at] = Err(failure);
         }
     }
-    maps.count(HelperCounter::Restarted, restarted);
+    for (end, result) in primings.iter().zip(&mut results) {
+        if result.is_ok() && is_unrecorded(maps, end.conn, end.socket) {
+            *result = Err(Failure::unrecorded());
+        }
+        if result.is_ok() {
+            *result = maps
+                .set_state(end.socket, State::Primed)
+                .map_err(Failure::from);
+        }
+    }
+    results
+}
+
+fn key_end(maps: &Maps, end: &Priming<'_>) -> Result<(), Failure> {
+    if maps.state(end.socket)? != Some(State::Held) {
+        return Err(Failure::Interrupted);
+    }
+    install::install_rx(end.socket, &end.keys.rx)?;
+    install::install_tx(end.socket, &end.keys.tx)?;
+    Ok(maps.set_state(end.socket, State::Keyed)?)
+}
+
+/// Step 4 for a single end: the other one is ready for what it sends.
+pub(super) fn release_end(
+    maps: &mut Maps,
+    conn: &Conn,
+    socket: BorrowedFd<'_>,
+) -> Result<(), Failure> {
+    maps.set_state(socket, State::Sealed)?;
+    Ok(finish(maps, conn, socket)?)
+}
+
+/// Lets an end without keys send in plaintext: the configuration does not ask for a seal any more,
+/// and its other end has been let go already. Tasks that sleep in the old code sleep in the right one.
+pub(super) fn let_go(maps: &mut Maps, conn: &Conn, socket: BorrowedFd<'_>) -> Result<(), Failure> {
+    if maps.state(socket)? != Some(State::Held) {
+        return Err(Failure::Interrupted);
+    }
+    maps.set_state(socket, State::Released)?;
+    for sleeper in &maps.sleepers(&[conn.cookie]) {
+        maps.remove_sleeper(sleeper);
+    }
+    send_leave(maps, socket)?;
+    maps.show_state(conn, State::Released);
+    Ok(())
 }
 
 fn explain(sleeper: &Sleeper, error: &io::Error) -> String {
@@ -204,10 +300,7 @@ fn release(maps: &mut Maps, pair: &Pair<OwnedFd>, controls: &Controls) -> Result
 
 /// Gives one sealed socket leave to send, with the limit its program has asked for.
 pub(super) fn finish(maps: &mut Maps, conn: &Conn, socket: BorrowedFd<'_>) -> io::Result<()> {
-    let lowat = maps
-        .socket(socket)?
-        .map_or(Lowat::default(), |kept| kept.lowat);
-    set_notsent_lowat(socket, lowat.on_release())?;
+    send_leave(maps, socket)?;
     maps.show_state(conn, State::Sealed);
     Ok(())
 }
@@ -232,12 +325,19 @@ pub(super) fn end_unsealed(
         }
     }
     if is_unrecorded(maps, conn, socket) {
-        return Err(Failure::Restart(UNRECORDED.into()));
+        return Err(Failure::unrecorded());
     }
     Ok(set_notsent_lowat(socket, u32::MAX)?)
 }
 
 const UNRECORDED: &str = "the map of sleeping tasks was full";
+
+/// Sets the limit that the program has asked for, which is above zero: the hold is over.
+fn send_leave(maps: &Maps, socket: BorrowedFd<'_>) -> io::Result<()> {
+    let kept = maps.socket(socket)?;
+    let lowat = kept.map_or(Lowat::default(), |kept| kept.lowat);
+    set_notsent_lowat(socket, lowat.on_release())
+}
 
 fn ends(pair: &Pair<OwnedFd>) -> impl Iterator<Item = (&Conn, BorrowedFd<'_>)> {
     [&pair.client, &pair.server]

@@ -10,10 +10,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
+use aya::maps::{
+    Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, RingBuf, lpm_trie::Key as Network,
+};
 use underseal_abi::{
-    ABI_VERSION, Config, Conn, Counter, Event, HelperCounter, Sleeper, Socket, State, Tally,
-    TaskFile, Workload, names,
+    ABI_VERSION, Config, Conn, Counter, Endpoint, Event, HelperCounter, Mode, Node, Sleeper,
+    Socket, State, Tally, TaskFile, Workload, mode_of, names,
 };
 
 use super::{names::text, reset::in_namespace, sys};
@@ -23,6 +25,9 @@ const ONLY_IF_THERE: u64 = 2;
 
 /// All of them, open.
 pub(super) struct Maps {
+    config: Array<MapData, Config>,
+    ipcache: LpmTrie<MapData, [u8; 16], Endpoint>,
+    nodes: HashMap<MapData, u32, Node>,
     conns: HashMap<MapData, u64, Conn>,
     sleepers: HashMap<MapData, Sleeper, u64>,
     workloads: HashMap<MapData, u32, Workload>,
@@ -56,6 +61,9 @@ impl Maps {
             );
         }
         Ok(Self {
+            config,
+            ipcache: LpmTrie::try_from(Map::LpmTrie(pinned(names::IPCACHE)?))?,
+            nodes: HashMap::try_from(Map::HashMap(pinned(names::NODES)?))?,
             conns: HashMap::try_from(Map::HashMap(pinned(names::CONNS)?))?,
             sleepers: HashMap::try_from(Map::HashMap(pinned(names::SLEEPERS)?))?,
             workloads: HashMap::try_from(Map::HashMap(pinned(names::WORKLOADS)?))?,
@@ -67,6 +75,22 @@ impl Maps {
             stranded: object(names::PROGS, names::ITER_STRANDED)?,
             events: RingBuf::try_from(Map::RingBuf(pinned(names::EVENTS)?))?,
         })
+    }
+
+    /// Which connections are sealed, as configured now. What cannot be read seals.
+    pub(super) fn mode(&self) -> Mode {
+        let config = self.config.get(&0, 0);
+        config.map_or(Mode::Always, |config| mode_of(config.mode))
+    }
+
+    /// Whose an address is.
+    pub(super) fn endpoint(&self, address: &[u8; 16]) -> Option<Endpoint> {
+        self.ipcache.get(&Network::new(128, *address), 0).ok()
+    }
+
+    /// Where the nodes' helpers are.
+    pub(super) fn nodes(&self) -> Vec<(u32, Node)> {
+        self.nodes.iter().filter_map(Result::ok).collect()
     }
 
     /// Every end that waits: for its keys, or to learn that there will be none.

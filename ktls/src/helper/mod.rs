@@ -6,12 +6,18 @@
 
 mod controls;
 mod discover;
+mod elsewhere;
+mod exchange;
 mod handover;
+mod link;
 mod maps;
+mod message;
 mod names;
+mod nodes;
 mod peers;
 mod pins;
 mod queue;
+mod remote;
 mod reset;
 mod restart;
 mod serve;

@@ -12,11 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use underseal_abi::{Conn, Workload};
 
 use super::{maps::Maps, names::text};
-use crate::{Cipher, Identity, IdentityStore, Party, SpiffeId, memory};
+use crate::{Cipher, Expects, Identity, IdentityStore, Party, Relay, Role, SpiffeId, memory};
 
 /// How long keys that nobody has used yet stay in memory.
 const SHELF_LIFE: Duration = Duration::from_secs(60);
@@ -65,6 +65,26 @@ impl Peers {
             Some(ahead) => Ok(ahead.keys),
             None => terms.handshake(),
         }
+    }
+
+    /// Begins a handshake as the workload of `conn`, with a workload of another node. Which ones
+    /// there are is not known here: any of the trust domain will do.
+    pub(super) fn relay(&self, maps: &Maps, conn: &Conn, role: Role) -> Result<Relay> {
+        let workload = maps.workload(conn.workload)?;
+        let (identity, id) = (self.identity(&workload)?, spiffe_id(&workload)?);
+        // The other side cannot tell one workload of this node from another; so this side must.
+        ensure!(
+            *identity.id() == id,
+            "the certificate of {} is that of {}, expected {id}",
+            text(&workload.name),
+            identity.id()
+        );
+        let party = Party {
+            identity: &identity,
+            expects: Expects::AnyOfDomainOf(&id),
+        };
+        let relay = Relay::new(party, role, cipher(&workload)?);
+        relay.with_context(|| format!("handshake of {id} with the other node"))
     }
 
     /// Whether there is a handshake to carry out ahead.
@@ -125,11 +145,11 @@ impl Terms {
         let ((client, client_id), (server, server_id)) = (&self.client, &self.server);
         let client = Party {
             identity: client,
-            expects: server_id,
+            expects: server_id.into(),
         };
         let server = Party {
             identity: server,
-            expects: client_id,
+            expects: client_id.into(),
         };
         memory::handshake(client, server, self.cipher)
             .with_context(|| format!("handshake of {client_id} with {server_id}"))

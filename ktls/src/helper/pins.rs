@@ -76,6 +76,19 @@ impl Watch {
         Self::on(&maps::folder())
     }
 
+    /// Watches for the end of an apply: it has the lock's file open for writing as long as it runs.
+    ///
+    /// # Errors
+    /// There is no folder for locks, though this process's own lock is in it.
+    pub(super) fn applies() -> Result<Self> {
+        let folder = Path::new(Lock::PATH).parent().unwrap_or(Path::new("/"));
+        let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        watch
+            .add_watch(folder, AddWatchFlags::IN_CLOSE_WRITE)
+            .with_context(|| format!("cannot watch {}", folder.display()))?;
+        Ok(Self(watch))
+    }
+
     /// Whether something has changed since the last call.
     pub(super) fn changed(&self) -> bool {
         self.0.read_events().is_ok_and(|events| !events.is_empty())

@@ -24,7 +24,8 @@ use super::{
     peers::Peers,
     pins::Watch,
     queue::Queue,
-    table::{Missing, Pair, Table},
+    remote::Remote,
+    table::{Missing, Pair, Table, is_remote},
     upkeep::{Limits, Upkeep},
 };
 use crate::{
@@ -48,15 +49,19 @@ const BATCH: usize = 16;
 
 /// The helper at work.
 pub(super) struct Session {
-    controls: Controls,
+    pub(super) controls: Controls,
     pub(super) maps: Maps,
     watch: Watch,
-    peers: Peers,
+    applies: Watch,
+    pub(super) peers: Peers,
     pub(super) table: Table<OwnedFd>,
     /// Complete connections, by workloads of client and server.
     ready: Queue<(u32, u32), Pair<OwnedFd>>,
     limits: Limits,
     pub(super) upkeep: Upkeep,
+    pub(super) remote: Remote,
+    /// Ends of connections with other nodes that were closed, and are to be forgotten.
+    pub(super) gone: Vec<Conn>,
     lost_events: u64,
 }
 
@@ -67,19 +72,24 @@ impl Session {
     /// A map is missing or of another version.
     pub(super) fn start(controls: Controls) -> Result<Self> {
         let watch = Watch::maps()?;
+        let applies = Watch::applies()?;
         let maps = Maps::open()?;
         let lost_events = maps.lost_events();
         let mut session = Self {
             controls,
             maps,
             watch,
+            applies,
             peers: Peers::new(),
             table: Table::new(),
             ready: Queue::new(),
             limits: Limits::of_process()?,
             upkeep: Upkeep::new(),
+            remote: Remote::new(),
+            gone: Vec::new(),
             lost_events,
         };
+        session.configure();
         session.scan();
         Ok(session)
     }
@@ -87,7 +97,7 @@ impl Session {
     /// How many ends of connections wait.
     #[must_use]
     pub(super) fn waiting(&self) -> usize {
-        self.table.len()
+        self.table.len() + self.remote.len()
     }
 
     /// Works until the maps go or `stop` becomes readable.
@@ -95,23 +105,34 @@ impl Session {
     /// # Errors
     /// Only what makes going on pointless; a connection that fails is reset and logged.
     pub(super) fn run(&mut self, stop: impl AsFd) -> Result<End> {
+        let mut ready = Vec::new();
         loop {
             self.take_events();
             self.search();
             self.seal();
+            self.talk(&ready);
             self.keep_up(Instant::now());
             let timeout = self.timeout();
-            let mut wait = [
+            let mut wait = vec![
                 PollFd::new(self.maps.events.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.watch.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.applies.as_fd(), PollFlags::POLLIN),
                 PollFd::new(stop.as_fd(), PollFlags::POLLIN),
             ];
+            let own = wait.len();
+            wait.extend(self.remote.descriptors());
             let idle = match poll(&mut wait, timeout) {
                 Ok(ready) => ready == 0,
                 Err(Errno::EINTR) => false,
                 Err(errno) => return Err(errno.into()),
             };
-            let asked = wait[2].any().unwrap_or(false);
+            ready.clear();
+            ready.extend(wait.iter().map(|fd| fd.any().unwrap_or(false)));
+            let asked = ready[own - 1];
+            ready.drain(..own);
+            if self.applies.changed() {
+                self.configure();
+            }
             if self.watch.changed() && Maps::open().is_err() {
                 return Ok(End::MapsGone);
             }
@@ -135,6 +156,7 @@ impl Session {
         let now = Instant::now();
         let due = [
             self.table.next_due(now),
+            self.remote.next_due(now),
             self.peers.clear_shelf(),
             self.next_upkeep(now),
         ];
@@ -151,6 +173,9 @@ impl Session {
         let held = self.maps.held();
         let known: HashSet<u64> = held.iter().map(|conn| conn.cookie).collect();
         self.table.retain(now, |cookie| known.contains(&cookie));
+        let elsewhere = self.remote.conns();
+        self.gone
+            .extend(elsewhere.filter(|conn| !known.contains(&conn.cookie)));
         for conn in held {
             self.note(conn, now);
         }
@@ -160,13 +185,14 @@ impl Session {
         }
     }
 
+    /// Takes in what BPF says of an end, unless it is being talked of with another node already.
     fn note(&mut self, conn: Conn, now: Instant) {
-        if !self.upkeep.is_doomed(conn.cookie) {
+        if !self.remote.has(conn.cookie) && !self.upkeep.is_doomed(conn.cookie) {
             self.table.note(conn, now);
         }
     }
 
-    fn take_events(&mut self) {
+    pub(super) fn take_events(&mut self) {
         let now = Instant::now();
         while let Some(event) = self.maps.next_event() {
             let conn = event.conn;
@@ -179,9 +205,15 @@ impl Session {
                     if self.table.closed(conn.cookie, now) {
                         self.upkeep.closed(conn.cookie);
                     }
+                    if is_remote(&conn) {
+                        self.gone.push(conn);
+                    }
                 }
                 k if k == EventKind::Ending as u32 => {
                     self.table.forget(conn.cookie);
+                    if is_remote(&conn) {
+                        self.remote.closed(&conn);
+                    }
                     // The end that was closed needs nothing more; the other one may wait to send.
                     if event.reason == 0 {
                         self.note(conn, now);
@@ -217,8 +249,14 @@ impl Session {
         let found = discover::sockets(&self.maps, &due);
         for (conn, found) in due.iter().zip(found) {
             self.look_at(conn, found, now);
-            if let Some(pair) = self.table.take_ready(conn) {
+            if is_remote(conn) {
+                if let Some((conn, socket)) = self.table.take_alone(conn.cookie) {
+                    self.remote.add(conn, socket);
+                }
+            } else if let Some(pair) = self.table.take_ready(conn) {
                 self.ready.push((conn.workload, conn.peer), pair);
+            } else {
+                self.let_go_alone(conn);
             }
         }
     }
@@ -350,6 +388,9 @@ impl Session {
         let other = self.table.other_end(conn);
         self.maps.count(counter, 1);
         error!("reset {}: {why}", Route(conn));
+        if is_remote(conn) {
+            self.remote.gave_up(conn, why);
+        }
         for end in [Some(*conn), other].into_iter().flatten() {
             self.end(&end);
         }
@@ -390,7 +431,9 @@ impl Session {
         // Each retransmission is dropped and told of again: what is gone already is old news.
         let other = self.table.other_end(conn);
         let mut ended = self.end(conn);
-        if reason == Drop::Cut as u32 || reason == Drop::Ending as u32 {
+        if is_remote(conn) {
+            self.remote.gave_up(conn, why);
+        } else if reason == Drop::Cut as u32 || reason == Drop::Ending as u32 {
             // One that its program has closed ends without a word to its peer on older kernels.
             ended |= self.destroy(&opposite(conn), None);
         }

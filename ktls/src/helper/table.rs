@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use underseal_abi::{Conn, Role, State};
+use underseal_abi::{Conn, Role, State, THIS_NODE};
 
 /// How often a socket that no process seems to have is looked for again, and how long in all: a
 /// descriptor may be on its way from one process to another.
@@ -18,7 +18,7 @@ const BUSY: Duration = Duration::from_millis(50);
 const SERVER_COMES: Duration = Duration::from_secs(90);
 
 /// A connection, whichever end speaks of it: client's address and port, then the server's.
-type Key = ([u8; 16], u16, [u8; 16], u16);
+pub(super) type Key = ([u8; 16], u16, [u8; 16], u16);
 
 /// One end.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ impl<S> Table<S> {
         let sides = self.by_key.entry(key).or_default();
         sides[side(&conn)] = Some(conn.cookie);
         let other = sides[1 - side(&conn)];
-        let alone = if is_ending(&conn) {
+        let alone = if is_ending(&conn) || is_remote(&conn) {
             None
         } else if side(&conn) == 0 {
             Some(now + SERVER_COMES)
@@ -141,11 +141,10 @@ impl<S> Table<S> {
     /// The socket of `cookie` has been found. That of a client whose server has not accepted yet
     /// is put aside when `most_parked` are in hand: it is looked for again when it is needed.
     pub(super) fn found(&mut self, cookie: u64, socket: S, most_parked: usize) {
-        let is_awaited = self
-            .ends
-            .get(&cookie)
-            .and_then(|end| self.other_end(&end.conn))
-            .is_some_and(|other| has_owner(&other));
+        let is_awaited = self.ends.get(&cookie).is_some_and(|end| {
+            let other = self.other_end(&end.conn);
+            is_remote(&end.conn) || other.is_some_and(|other| has_owner(&other))
+        });
         if let Some(end) = self.ends.get_mut(&cookie) {
             end.search = None;
             if is_awaited || self.in_hand < most_parked {
@@ -200,6 +199,27 @@ impl<S> Table<S> {
             client: take(client)?,
             server: take(server)?,
         })
+    }
+
+    /// Takes out the end of `cookie` if its socket is there; its other end is on another node.
+    pub(super) fn take_alone(&mut self, cookie: u64) -> Option<(Conn, S)> {
+        self.ends.get(&cookie)?.socket.as_ref()?;
+        let (conn, socket) = self.forget(cookie)?;
+        Some((conn, socket?))
+    }
+
+    /// Whether an end of this connection waits here.
+    pub(super) fn has(&self, key: &Key) -> bool {
+        self.by_key.contains_key(key)
+    }
+
+    /// Ends whose sockets are there, and whose other end, of the same node, is not.
+    pub(super) fn alone(&self) -> Vec<Conn> {
+        let ends = self.ends.values().filter(|end| end.socket.is_some());
+        let conns = ends.map(|end| end.conn);
+        conns
+            .filter(|conn| self.other_end(conn).is_none())
+            .collect()
     }
 
     /// Forgets one end and returns it with its socket.
@@ -291,6 +311,11 @@ fn is_ending(conn: &Conn) -> bool {
     conn.state == State::Ending as u32
 }
 
+/// Whether the other end of a connection is on another node.
+pub(super) const fn is_remote(conn: &Conn) -> bool {
+    conn.node > THIS_NODE
+}
+
 /// A client was there to connect, a server only once it has accepted.
 fn has_owner(conn: &Conn) -> bool {
     conn.tgid != 0 || conn.role == Role::Client as u32
@@ -325,7 +350,8 @@ fn side(conn: &Conn) -> usize {
     usize::from(conn.role == Role::Server as u32)
 }
 
-fn key(conn: &Conn) -> Key {
+/// Which connection this is an end of.
+pub(super) fn key(conn: &Conn) -> Key {
     let t = if side(conn) == 0 {
         conn.tuple
     } else {

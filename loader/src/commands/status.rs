@@ -96,7 +96,7 @@ fn connection(conn: &Conn, state: &State) -> Connection {
             Some(ConnState::Keyed) => "keyed",
             Some(ConnState::Ending) => "ending",
             Some(ConnState::Released) => "released",
-            Some(ConnState::New | ConnState::Held) | None => "held",
+            Some(ConnState::New | ConnState::Held | ConnState::Primed) | None => "held",
         },
         workload: name(conn.workload),
         peer: name(conn.peer),

@@ -151,6 +151,7 @@ impl Checker {
         };
         self.networks(&config);
         self.peers(&config);
+        self.helpers(&config);
         self.devices(&config);
         self.workloads(&config);
         Some(config)
@@ -211,6 +212,10 @@ impl Checker {
                 "a peer without networks is of no use",
             );
         }
+        let address = match &raw.address {
+            None => Some(None),
+            Some(address) => self.value(format!("{at}.address"), address).map(Some),
+        };
         let preshared_key_file = match &raw.preshared_key_file {
             None => Some(None),
             Some(path) => self
@@ -222,6 +227,7 @@ impl Checker {
             public_key: public_key?,
             endpoint: endpoint?,
             networks,
+            address: address?,
             persistent_keepalive: raw.persistent_keepalive.unwrap_or(0),
             preshared_key_file: preshared_key_file?,
         })
@@ -231,10 +237,18 @@ impl Checker {
         let mode = self.or("seal.mode", raw.mode.as_deref(), "same-node");
         let cipher = self.or("seal.cipher", raw.cipher.as_deref(), "aes-128-gcm");
         let existing = self.or("seal.existing", raw.existing.as_deref(), "reset");
+        let port = raw.port.unwrap_or(51872);
+        if port == 0 {
+            self.fault(
+                "seal.port",
+                "a port must not be 0: other nodes could not know it",
+            );
+        }
         Some(Seal {
             mode: mode?,
             cipher: cipher?,
             existing: existing?,
+            port,
         })
     }
 
@@ -335,6 +349,72 @@ impl Checker {
                 self.fault(
                     format!("peer.{i}.endpoint"),
                     format!("lies in {net}, which is itself reached through WireGuard"),
+                );
+            }
+        }
+    }
+
+    /// Where the nodes' helpers reach each other: optional, but for modes that need it.
+    fn helpers(&mut self, config: &Config) {
+        let own = |v6: bool| {
+            let mut addresses = config.wireguard.iter().flat_map(|w| &w.addresses);
+            addresses.any(|address| address.0.addr().is_ipv6() == v6)
+        };
+        let mode = config.seal.mode;
+        let needs = mode.raw().seals_between_nodes();
+        let mut first: Option<usize> = None;
+        for (i, peer) in config.peers.iter().enumerate() {
+            let Some(address) = peer.address else {
+                if needs {
+                    self.fault(
+                        format!("peer.{i}"),
+                        format!(
+                            "`address` is missing: with mode `{mode}` the helpers of two nodes \
+                             talk; name the one that this node has in its own \
+                             `wireguard.addresses`"
+                        ),
+                    );
+                }
+                continue;
+            };
+            if !peer.networks.iter().any(|net| net.0.contains(&address.0)) {
+                self.fault(
+                    format!("peer.{i}.address"),
+                    "lies in none of the peer's `networks`: WireGuard would not carry it",
+                );
+            }
+            if !own(address.0.is_ipv6()) {
+                first.get_or_insert(i);
+            }
+        }
+        if let Some(i) = first {
+            let family = config.peers[i].address.map_or("", |address| {
+                if address.0.is_ipv6() { "IPv6" } else { "IPv4" }
+            });
+            self.fault(
+                format!("peer.{i}.address"),
+                format!(
+                    "this node has no {family} address to reach it from: add one of \
+                     `node.networks` to `wireguard.addresses`"
+                ),
+            );
+        }
+        self.own_addresses(config);
+    }
+
+    /// Other nodes accept a helper by its address, and the tunnel carries this node's networks
+    /// alone.
+    fn own_addresses(&mut self, config: &Config) {
+        if !config.peers.iter().any(|peer| peer.address.is_some()) {
+            return;
+        }
+        let addresses = config.wireguard.iter().flat_map(|w| &w.addresses);
+        for (i, address) in addresses.enumerate() {
+            let mut networks = config.node.networks.iter();
+            if !networks.any(|net| net.0.contains(&address.0.addr())) {
+                self.fault(
+                    format!("wireguard.addresses.{i}"),
+                    "lies in none of `node.networks`: other nodes could not reach the helper there",
                 );
             }
         }

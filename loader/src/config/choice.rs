@@ -74,39 +74,49 @@ impl Cipher {
     }
 }
 
-/// When connections are sealed by mTLS; see [`underseal_abi::Mode`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Mode {
-    /// Never; only WireGuard encrypts.
-    Never,
+choice! {
+    /// When connections are sealed by mTLS; see [`underseal_abi::Mode`].
+    Mode, "a mode":
     /// Between workloads of one node.
     #[default]
-    SameNode,
+    SameNode = "same-node",
+    /// Between all workloads; between nodes inside of WireGuard.
+    Always = "always",
+    /// Between workloads of different nodes alone, inside of WireGuard.
+    CrossNode = "cross-node",
+    /// Never; only WireGuard encrypts.
+    Never = "never",
 }
 
-impl FromStr for Mode {
-    type Err = Invalid;
-
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        match text {
-            "never" => Ok(Self::Never),
-            "same-node" => Ok(Self::SameNode),
-            "always" | "cross-node" => Err(Invalid(format!(
-                "this version cannot seal connections between nodes (`{text}`); WireGuard \
-                 encrypts them: use `same-node`"
-            ))),
-            _ => Err(Invalid("a mode is one of: same-node, never".to_owned())),
+impl Mode {
+    /// The datapath's word for it.
+    #[must_use]
+    pub const fn raw(self) -> underseal_abi::Mode {
+        match self {
+            Self::SameNode => underseal_abi::Mode::SameNode,
+            Self::Always => underseal_abi::Mode::Always,
+            Self::CrossNode => underseal_abi::Mode::CrossNode,
+            Self::Never => underseal_abi::Mode::Never,
         }
+    }
+
+    /// Whether some connection is sealed that `before` let pass in plaintext.
+    #[must_use]
+    pub const fn seals_more_than(self, before: Self) -> bool {
+        let (new, old) = (self.raw(), before.raw());
+        (new.seals_same_node() && !old.seals_same_node())
+            || (new.seals_between_nodes() && !old.seals_between_nodes())
     }
 }
 
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Never => "never",
-            Self::SameNode => "same-node",
-        })
+impl From<underseal_abi::Mode> for Mode {
+    fn from(raw: underseal_abi::Mode) -> Self {
+        match raw {
+            underseal_abi::Mode::SameNode => Self::SameNode,
+            underseal_abi::Mode::Always => Self::Always,
+            underseal_abi::Mode::CrossNode => Self::CrossNode,
+            underseal_abi::Mode::Never => Self::Never,
+        }
     }
 }
 

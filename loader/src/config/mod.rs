@@ -63,7 +63,8 @@ pub struct Wireguard {
     pub port: u16,
     /// Where its private key is kept; generated if missing.
     pub private_key_file: AbsolutePath,
-    /// Its addresses; may be empty.
+    /// Its addresses; may be empty. The first one of each family is where other nodes reach this
+    /// node's helper.
     pub addresses: Vec<DeviceAddress>,
     /// MTU, bytes; `None`: from the uplinks.
     pub mtu: Option<u32>,
@@ -80,6 +81,8 @@ pub struct Peer {
     pub endpoint: PeerEndpoint,
     /// Networks of its workloads.
     pub networks: Vec<Network>,
+    /// Where its helper is reached inside of the tunnel, out of its networks.
+    pub address: Option<Address>,
     /// Interval of keepalives, seconds; 0 for none.
     pub persistent_keepalive: u16,
     /// Where the preshared key is kept.
@@ -87,7 +90,7 @@ pub struct Peer {
 }
 
 /// How connections are sealed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seal {
     /// Which ones.
     pub mode: Mode,
@@ -95,6 +98,8 @@ pub struct Seal {
     pub cipher: Cipher,
     /// What happens to those that are open at the take-over.
     pub existing: Existing,
+    /// TCP port inside of the tunnel at which the nodes' helpers reach each other.
+    pub port: u16,
 }
 
 /// What may pass unsealed.

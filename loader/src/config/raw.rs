@@ -47,6 +47,7 @@ pub(super) struct Peer {
     pub(super) public_key: String,
     pub(super) endpoint: String,
     pub(super) networks: Vec<String>,
+    pub(super) address: Option<String>,
     pub(super) persistent_keepalive: Option<u16>,
     pub(super) preshared_key_file: Option<String>,
 }
@@ -57,6 +58,7 @@ pub(super) struct Seal {
     pub(super) mode: Option<String>,
     pub(super) cipher: Option<String>,
     pub(super) existing: Option<String>,
+    pub(super) port: Option<u16>,
 }
 
 #[derive(Default, Deserialize)]

@@ -36,7 +36,7 @@ macro_rules! by_text {
 
 pub(super) use by_text;
 
-by_text! { InterfaceName PublicKey AbsolutePath WorkloadName SpiffeId Digest }
+by_text! { InterfaceName Label PublicKey AbsolutePath WorkloadName SpiffeId Digest }
 
 /// Name of a network interface, as the kernel accepts it (`dev_valid_name`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -232,7 +232,8 @@ impl fmt::Display for WorkloadName {
 
 /// A DNS label (RFC 1123): what a node, a peer, a workload, a namespace and a service account may
 /// be called.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Label(String);
 
 impl Label {

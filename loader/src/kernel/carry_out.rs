@@ -17,7 +17,6 @@ use super::key::{PresharedKey, PrivateKey};
 use super::netns::Netns;
 use super::wireguard::{self, PeerChange, Preshared};
 use super::{address, link, route, sysctl};
-use crate::config::choice::Mode;
 use crate::config::value::{AbsolutePath, Digest, InterfaceName, PublicKey};
 use crate::controls::Controls;
 use crate::execute::Edge;
@@ -112,6 +111,8 @@ impl Kernel {
             DatapathOp::Configure(settings) => configure(settings)?,
             DatapathOp::SetWorkload(id, workload) => maps::set_workload(*id, workload)?,
             DatapathOp::DeleteWorkload(id) => maps::delete_workload(*id)?,
+            DatapathOp::SetNode(id, node) => maps::set_node(*id, node)?,
+            DatapathOp::DeleteNode(id) => maps::delete_node(*id)?,
             DatapathOp::SetEndpoint(net, endpoint) => maps::set_endpoint(*net, *endpoint)?,
             DatapathOp::DeleteEndpoint(net) => maps::delete_endpoint(*net)?,
             DatapathOp::SetNetns(entry) => set_netns(entry)?,
@@ -236,10 +237,7 @@ fn configure(settings: &Settings) -> Result<(), Error> {
     let old = maps::config()?.unwrap_or_default();
     maps::set_config(&RawConfig {
         abi: ABI_VERSION,
-        mode: match settings.mode {
-            Mode::Never => underseal_abi::Mode::Never,
-            Mode::SameNode => underseal_abi::Mode::SameNode,
-        } as u32,
+        mode: settings.mode.raw() as u32,
         wireguard: match &settings.wireguard {
             Some(name) => link::named(name.as_str())?.index,
             None => 0,

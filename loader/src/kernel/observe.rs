@@ -11,7 +11,6 @@ use super::error::Error;
 use super::key::{PresharedKey as Secret, PrivateKey};
 use super::netns::Netns;
 use super::{address, link, route, sysctl, wireguard};
-use crate::config::choice::Mode;
 use crate::config::value::{AbsolutePath, Digest, InterfaceName, WorkloadName};
 use crate::config::{self, Config};
 use crate::state::{
@@ -114,6 +113,7 @@ fn datapath(raw: Option<&RawConfig>, config: Option<&Config>) -> Result<Datapath
         settings: settings(raw)?,
         ipcache: maps::ipcache()?,
         workloads: maps::workloads()?,
+        nodes: maps::nodes()?,
         attachments,
     })
 }
@@ -126,10 +126,7 @@ fn settings(raw: &RawConfig) -> Result<Settings, Error> {
     // An index that was given to another interface since is not the device.
     let device = device.filter(|device| device.kind.as_deref() == Some(WIREGUARD));
     Ok(Settings {
-        mode: match underseal_abi::mode_of(raw.mode) {
-            underseal_abi::Mode::Never => Mode::Never,
-            underseal_abi::Mode::SameNode => Mode::SameNode,
-        },
+        mode: underseal_abi::mode_of(raw.mode).into(),
         wireguard: device.and_then(|device| device.name.parse().ok()),
         allow_outside: raw.flags & RawConfig::ALLOW_OUTSIDE != 0,
         allow_non_tcp: raw.flags & RawConfig::ALLOW_NON_TCP != 0,

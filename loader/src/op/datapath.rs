@@ -4,11 +4,15 @@ use std::fmt;
 
 use ipnet::IpNet;
 use serde::Serialize;
-use underseal_abi::names::{CONFIG, IPCACHE, LINKS, MAPS, NETNS, PIN_ROOT, PROGS, WORKLOADS};
+use underseal_abi::names::{
+    CONFIG, IPCACHE, LINKS, MAPS, NETNS, NODES, PIN_ROOT, PROGS, WORKLOADS,
+};
 
 use crate::{
     config::value::{Digest, InterfaceName},
-    state::{Attachment, Endpoint, Hook, Namespace, Saved, Settings, State, Target, Workload},
+    state::{
+        Attachment, Endpoint, Hook, Namespace, Node, Saved, Settings, State, Target, Workload,
+    },
 };
 
 /// A step of BPF.
@@ -29,6 +33,10 @@ pub enum DatapathOp {
     SetWorkload(u32, Workload),
     /// Deletes an entry of `WORKLOADS`.
     DeleteWorkload(u32),
+    /// Writes an entry of `NODES`.
+    SetNode(u32, Node),
+    /// Deletes an entry of `NODES`.
+    DeleteNode(u32),
     /// Writes an entry of `IPCACHE`.
     SetEndpoint(IpNet, Endpoint),
     /// Deletes an entry of `IPCACHE`.
@@ -82,6 +90,12 @@ impl DatapathOp {
                     None => Self::DeleteWorkload(*id),
                 }
             }
+            Self::SetNode(id, _) | Self::DeleteNode(id) => {
+                match old.and_then(|d| d.nodes.get(id)) {
+                    Some(node) => Self::SetNode(*id, node.clone()),
+                    None => Self::DeleteNode(*id),
+                }
+            }
             Self::SetEndpoint(net, _) | Self::DeleteEndpoint(net) => {
                 match old.and_then(|d| d.ipcache.get(net)) {
                     Some(endpoint) => Self::SetEndpoint(*net, *endpoint),
@@ -118,6 +132,8 @@ impl fmt::Display for DatapathOp {
             Self::Configure(settings) => update(f, CONFIG, 0, Words(settings)),
             Self::SetWorkload(id, workload) => update(f, WORKLOADS, id, Words(workload)),
             Self::DeleteWorkload(id) => delete(f, WORKLOADS, id),
+            Self::SetNode(id, node) => update(f, NODES, id, Words(node)),
+            Self::DeleteNode(id) => delete(f, NODES, id),
             Self::SetEndpoint(net, endpoint) => update(f, IPCACHE, net, Words(endpoint)),
             Self::DeleteEndpoint(net) => delete(f, IPCACHE, net),
             Self::Attach(attachment) => attach(f, attachment),
@@ -211,6 +227,20 @@ impl fmt::Display for Words<'_, Workload> {
             f,
             "{name} {spiffe_id} identity {identity} netns {netns} cipher {cipher}"
         )
+    }
+}
+
+impl fmt::Display for Words<'_, Node> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Node { name, v4, v6, port } = self.0;
+        write!(f, "{name}")?;
+        if let Some(v4) = v4 {
+            write!(f, " {v4}")?;
+        }
+        if let Some(v6) = v6 {
+            write!(f, " {v6}")?;
+        }
+        write!(f, " port {port}")
     }
 }
 

@@ -101,6 +101,12 @@ impl Model {
             DatapathOp::DeleteWorkload(id) => {
                 datapath.workloads.remove(id);
             }
+            DatapathOp::SetNode(id, node) => {
+                datapath.nodes.insert(*id, node.clone());
+            }
+            DatapathOp::DeleteNode(id) => {
+                datapath.nodes.remove(id);
+            }
             DatapathOp::SetEndpoint(net, endpoint) => {
                 datapath.ipcache.insert(*net, *endpoint);
             }

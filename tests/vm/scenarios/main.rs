@@ -19,6 +19,8 @@ mod interop;
 mod judge;
 mod lifecycle;
 mod main_job;
+mod modes;
+mod modes_switch;
 mod non_tcp;
 mod preempt;
 mod preflight;
@@ -46,6 +48,7 @@ const ALL: &[Scenario] = &[
     one("programs_load", programs_load::run),
     two("main_job", main_job::sealed),
     two("main_job_control", main_job::control),
+    two("modes", modes::run),
     one("eager", eager::run),
     one("controls", controls::run),
     one("helper", helper::run),

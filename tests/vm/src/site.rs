@@ -35,6 +35,17 @@ pub struct Settings {
     pub wireguard: bool,
     /// Whether peers are reached over IPv6.
     pub underlay_v6: bool,
+    /// Over what the nodes' helpers reach each other; none: not at all.
+    pub helpers: Option<Helpers>,
+}
+
+/// The family of the addresses of helpers inside of the tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Helpers {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
 }
 
 impl Default for Settings {
@@ -48,6 +59,7 @@ impl Default for Settings {
             peers: Vec::new(),
             wireguard: false,
             underlay_v6: false,
+            helpers: None,
         }
     }
 }
@@ -271,6 +283,10 @@ impl Site {
         if has_uplink {
             toml.push_str("\n[wireguard]\n");
         }
+        if let Some(family) = settings.helpers {
+            let (address, bits) = self.node.helper(family);
+            writeln!(toml, "addresses = [\"{address}/{bits}\"]")?;
+        }
         for (peer, key) in &settings.peers {
             let endpoint = if settings.underlay_v6 {
                 format!("[{}]", peer.v6())
@@ -283,6 +299,9 @@ impl Site {
                 peer.0,
                 networks(*peer)
             )?;
+            if let Some(family) = settings.helpers {
+                writeln!(toml, "address = \"{}\"", peer.helper(family).0)?;
+            }
         }
         for workload in &self.workloads {
             let Workload { name, v4, v6 } = workload;

@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
 
+use crate::site::Helpers;
 use crate::vm::Vm;
 
 /// A node of the test network; its number is part of all its addresses.
@@ -47,7 +48,18 @@ impl Node {
         ]
     }
 
-    /// The workload of this node with a name and a number from 2 to 254, which its addresses end with.
+    /// Address of its helper inside of the tunnel, with the length of its prefix.
+    pub fn helper(self, family: Helpers) -> (IpAddr, u8) {
+        match family {
+            Helpers::V4 => (Ipv4Addr::new(10, self.0, 0, 254).into(), 32),
+            Helpers::V6 => (
+                Ipv6Addr::new(0xfd00, self.0.into(), 0, 0, 0, 0, 0, 0xfe).into(),
+                128,
+            ),
+        }
+    }
+
+    /// The workload of this node with a name and a number from 2 to 253, which its addresses end with.
     pub fn workload(self, name: &str, number: u8) -> Workload {
         let v6 = Ipv6Addr::new(0xfd00, self.0.into(), 0, 0, 0, 0, 0, number.into());
         Workload {

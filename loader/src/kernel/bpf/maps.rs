@@ -18,7 +18,7 @@ use underseal_abi::{self as abi, Config, Conn, Netns, Tally, names};
 use super::pin;
 use crate::config::choice::Cipher;
 use crate::kernel::error::Error;
-use crate::state::{Endpoint, Workload};
+use crate::state::{Endpoint, Node, Workload};
 
 /// The configuration of the datapath; `None` if there is no map. All zeros: never written.
 ///
@@ -157,10 +157,10 @@ pub fn workloads() -> Result<BTreeMap<u32, Workload>, Error> {
 /// A text is longer than its place in the map, or the map cannot be written.
 pub fn set_workload(id: u32, workload: &Workload) -> Result<(), Error> {
     let raw = abi::Workload {
-        name: padded(&workload.name)?,
-        spiffe_id: padded(&workload.spiffe_id)?,
-        identity: padded(&workload.identity)?,
-        netns: padded(&workload.netns)?,
+        name: padded(names::WORKLOADS, &workload.name)?,
+        spiffe_id: padded(names::WORKLOADS, &workload.spiffe_id)?,
+        identity: padded(names::WORKLOADS, &workload.identity)?,
+        netns: padded(names::WORKLOADS, &workload.netns)?,
         cipher: workload.cipher.number(),
         reserved: 0,
     };
@@ -173,6 +173,40 @@ pub fn set_workload(id: u32, workload: &Workload) -> Result<(), Error> {
 /// The map cannot be written.
 pub fn delete_workload(id: u32) -> Result<(), Error> {
     delete::<u32, abi::Workload>(names::WORKLOADS, id)
+}
+
+/// Where nodes' helpers are reached, by the node's number.
+///
+/// # Errors
+/// The map cannot be read, or holds something that is no node.
+pub fn nodes() -> Result<BTreeMap<u32, Node>, Error> {
+    let raw: BTreeMap<u32, abi::Node> = entries(names::NODES)?;
+    raw.into_iter()
+        .map(|(number, raw)| Ok((number, node(&raw)?)))
+        .collect()
+}
+
+/// Writes the entry of a node.
+///
+/// # Errors
+/// The map cannot be written.
+pub fn set_node(number: u32, node: &Node) -> Result<(), Error> {
+    let raw = abi::Node {
+        name: padded(names::NODES, &node.name)?,
+        v4: node.v4.map_or([0; 16], |v4| abi::ip_key(v4.octets())),
+        v6: node.v6.map_or([0; 16], |v6| v6.octets()),
+        port: node.port.into(),
+        reserved: 0,
+    };
+    insert(names::NODES, number, raw)
+}
+
+/// Deletes the entry of a node; nothing if there is none.
+///
+/// # Errors
+/// The map cannot be written.
+pub fn delete_node(number: u32) -> Result<(), Error> {
+    delete::<u32, abi::Node>(names::NODES, number)
 }
 
 /// Ends of connections that are or shall be sealed, by socket cookie.
@@ -314,37 +348,49 @@ fn net_of(prefix: u32, address: [u8; 16]) -> Option<IpNet> {
     (net.addr() == net.network()).then_some(net)
 }
 
+fn node(raw: &abi::Node) -> Result<Node, Error> {
+    let address = |key: [u8; 16]| (key != [0; 16]).then(|| Ipv6Addr::from(key));
+    let port = u16::try_from(raw.port)
+        .map_err(|_| strange(names::NODES, format_args!("port {}", raw.port)))?;
+    Ok(Node {
+        name: text(names::NODES, &raw.name)?,
+        v4: address(raw.v4).and_then(|v6| v6.to_ipv4_mapped()),
+        v6: address(raw.v6),
+        port,
+    })
+}
+
 fn workload(raw: &abi::Workload) -> Result<Workload, Error> {
     let cipher = Cipher::from_number(raw.cipher)
         .ok_or_else(|| strange(names::WORKLOADS, format_args!("cipher {}", raw.cipher)))?;
     Ok(Workload {
-        name: text(&raw.name)?,
-        spiffe_id: text(&raw.spiffe_id)?,
-        identity: text(&raw.identity)?,
-        netns: text(&raw.netns)?,
+        name: text(names::WORKLOADS, &raw.name)?,
+        spiffe_id: text(names::WORKLOADS, &raw.spiffe_id)?,
+        identity: text(names::WORKLOADS, &raw.identity)?,
+        netns: text(names::WORKLOADS, &raw.netns)?,
         cipher,
     })
 }
 
-fn text<T: FromStr<Err: fmt::Display>>(padded: &[u8]) -> Result<T, Error> {
+fn text<T: FromStr<Err: fmt::Display>>(map: &str, padded: &[u8]) -> Result<T, Error> {
     let end = padded
         .iter()
         .rposition(|&b| b != 0)
         .map_or(0, |last| last + 1);
     let text = String::from_utf8_lossy(&padded[..end]);
     text.parse()
-        .map_err(|error| strange(names::WORKLOADS, format_args!("`{text}`: {error}")))
+        .map_err(|error| strange(map, format_args!("`{text}`: {error}")))
 }
 
-fn padded<const N: usize>(value: &impl fmt::Display) -> Result<[u8; N], Error> {
+fn padded<const N: usize>(map: &str, value: &impl fmt::Display) -> Result<[u8; N], Error> {
     let text = value.to_string();
     let mut padded = [0; N];
     let place = padded.get_mut(..text.len()).ok_or_else(|| {
         let why = io::Error::new(
             io::ErrorKind::InvalidInput,
-            format!("it has more than {N} bytes"),
+            format!("`{text}` has more than {N} bytes"),
         );
-        Error::new("put into map WORKLOADS", &text, why)
+        Error::new("put into map", map, why)
     })?;
     place.copy_from_slice(text.as_bytes());
     Ok(padded)
@@ -378,10 +424,10 @@ mod tests {
 
     #[test]
     fn texts_are_never_cut() {
-        assert_eq!(padded::<4>(&"abc").unwrap(), *b"abc\0");
-        assert_eq!(padded::<4>(&"abcd").unwrap(), *b"abcd");
-        assert!(padded::<4>(&"abcde").is_err());
-        assert_eq!(text::<String>(b"abc\0").unwrap(), "abc");
-        assert!(text::<crate::config::value::WorkloadName>(b"no slash\0").is_err());
+        assert_eq!(padded::<4>("X", &"abc").unwrap(), *b"abc\0");
+        assert_eq!(padded::<4>("X", &"abcd").unwrap(), *b"abcd");
+        assert!(padded::<4>("X", &"abcde").is_err());
+        assert_eq!(text::<String>("X", b"abc\0").unwrap(), "abc");
+        assert!(text::<crate::config::value::WorkloadName>("X", b"no slash\0").is_err());
     }
 }
