@@ -49,6 +49,7 @@ const ALL: &[Scenario] = &[
     two("main_job", main_job::sealed),
     two("main_job_control", main_job::control),
     two("modes", modes::run),
+    two("modes_switch", modes_switch::run),
     one("eager", eager::run),
     one("controls", controls::run),
     one("helper", helper::run),

@@ -1,6 +1,5 @@
 //! Modes `always` and `cross-node`: a connection between nodes is sealed at both of its ends, inside of WireGuard, by
-//! the two nodes' helpers; and what becomes of it when one of them is away, refuses, or does not seal. Then
-//! [`crate::modes_switch`] changes the mode under load.
+//! the two nodes' helpers; and what becomes of it when one of them is away, refuses, or does not seal.
 //!
 //! ```text
 //!   node-a: shop, cart ── eth0 ── wire (this process) ── eth0 ── node-b: till
@@ -14,8 +13,6 @@ use underseal_vm::identities::{Authority, Validity};
 use underseal_vm::main_job::{MARKER, Peer, Row, Stage, seen};
 use underseal_vm::site::{Helpers, Settings, Site, identity_folder, spiffe_id};
 use underseal_vm::{Lab, Output};
-
-use crate::modes_switch;
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -33,7 +30,6 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
     one_node_only(&stage)?;
     cross_node(&stage)?;
     strangers(&stage)?;
-    modes_switch::run(&stage)?;
     for site in [&stage.a, &stage.b] {
         site.ensure_settled()?;
         site.down()?;
@@ -133,10 +129,10 @@ fn late_accept(stage: &Stage) -> Result<()> {
 /// While the other node's helper is away a new connection waits; when it is back it goes on. Open ones do not notice.
 fn helper_away(stage: &Stage) -> Result<()> {
     let (a, b) = (&stage.a, &stage.b);
-    for (site, kill) in [(b, "-9"), (a, "-9"), (b, "-TERM")] {
+    for (site, kill) in [(b, "-KILL"), (a, "-KILL"), (b, "-TERM")] {
         site.vm.sh(&format!("pkill {kill} -x underseal-hands"))?;
-        site.vm
-            .wait_until("! pgrep -x underseal-hands", PATIENCE, "its end")?;
+        let free = "flock -n /run/underseal/handshake.lock true";
+        site.vm.wait_until(free, PATIENCE, "the helper's end")?;
         let fetch = a.inside("shop").spawn(&fetch(stage))?;
         a.vm.wait_until(HELD, PATIENCE, "a held connection")?;
         site.start_helper()?;

@@ -1,14 +1,16 @@
 //! The mode is changed while connections are open and others are being made: what the new mode allows lives, byte by
 //! byte; plaintext that it does not allow is reset, or kept where the configuration says so; what is held is sealed.
 //!
-//! Part of the scenario [`crate::modes`], whose machines it uses.
+//! ```text
+//!   node-a: shop (clients), cart (servers) ── eth0 ── wire (this process) ── eth0 ── node-b: till (servers)
+//! ```
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use underseal_vm::Process;
 use underseal_vm::main_job::Stage;
-use underseal_vm::site::{Settings, Site};
+use underseal_vm::site::{Helpers, Settings, Site};
+use underseal_vm::{Lab, Process};
 
 use crate::modes;
 
@@ -16,7 +18,19 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const ECHO: u16 = 7100;
 const LATE: u16 = 7101;
 
-pub(crate) fn run(stage: &Stage) -> Result<()> {
+pub(crate) fn run(lab: &Lab) -> Result<()> {
+    let settings = Settings {
+        mode: "never",
+        helpers: Some(Helpers::V4),
+        ..Settings::default()
+    };
+    let stage = Stage::set(|options| lab.boot_all(options), &settings, &|_| {})?;
+    serve(&stage)?;
+    switches(&stage)
+}
+
+/// Servers that echo, in `cart` and `till`: one that accepts, and one that does not until it is told to.
+fn serve(stage: &Stage) -> Result<()> {
     let (a, b) = (&stage.a, &stage.b);
     for (site, name) in [(a, "cart"), (b, "till")] {
         site.vm.put(
@@ -35,11 +49,15 @@ pub(crate) fn run(stage: &Stage) -> Result<()> {
         include_bytes!("programs/steady_client.py"),
         0o644,
     )?;
+    Ok(())
+}
+
+fn switches(stage: &Stage) -> Result<()> {
+    let (a, b) = (&stage.a, &stage.b);
     let mut lines = Lines {
         stage,
         open: Vec::new(),
     };
-    switch(stage, "never", "reset")?;
     let load = a.inside("shop").spawn(&load(stage))?;
     lines.begin("never")?;
     switch(stage, "same-node", "reset")?;
