@@ -248,21 +248,6 @@ impl Site {
     }
 
     fn toml(&self, settings: &Settings) -> Result<String> {
-        let quoted = |items: Vec<String>| {
-            items
-                .iter()
-                .map(|item| format!("{item:?}"))
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
-        let networks = |node: Node| {
-            quoted(
-                node.networks()
-                    .iter()
-                    .map(|(ip, bits)| format!("{ip}/{bits}"))
-                    .collect(),
-            )
-        };
         let has_uplink = settings.wireguard || !settings.peers.is_empty();
         let Settings {
             mode,
@@ -283,25 +268,13 @@ impl Site {
         if has_uplink {
             toml.push_str("\n[wireguard]\n");
         }
-        if let Some(family) = settings.helpers {
-            let (address, bits) = self.node.helper(family);
-            writeln!(toml, "addresses = [\"{address}/{bits}\"]")?;
+        if settings.helpers.is_some() {
+            let [v4, v6] = [Helpers::V4, Helpers::V6].map(|family| self.node.helper(family));
+            let ((v4, bits), (v6, bits6)) = (v4, v6);
+            writeln!(toml, "addresses = [\"{v4}/{bits}\", \"{v6}/{bits6}\"]")?;
         }
-        for (peer, key) in &settings.peers {
-            let endpoint = if settings.underlay_v6 {
-                format!("[{}]", peer.v6())
-            } else {
-                peer.v4().to_string()
-            };
-            write!(
-                toml,
-                "\n[[peer]]\nname = \"node-{}\"\npublic_key = \"{key}\"\nendpoint = \"{endpoint}:51871\"\nnetworks = [{}]\n",
-                peer.0,
-                networks(*peer)
-            )?;
-            if let Some(family) = settings.helpers {
-                writeln!(toml, "address = \"{}\"", peer.helper(family).0)?;
-            }
+        for peer in &settings.peers {
+            toml.push_str(&section(peer, settings)?);
         }
         for workload in &self.workloads {
             let Workload { name, v4, v6 } = workload;
@@ -312,6 +285,31 @@ impl Site {
         }
         Ok(toml)
     }
+}
+
+/// What a configuration says of another node.
+fn section((peer, key): &(Node, String), settings: &Settings) -> Result<String> {
+    let endpoint = if settings.underlay_v6 {
+        format!("[{}]", peer.v6())
+    } else {
+        peer.v4().to_string()
+    };
+    let mut toml = format!(
+        "\n[[peer]]\nname = \"node-{}\"\npublic_key = \"{key}\"\nendpoint = \"{endpoint}:51871\"\nnetworks = [{}]\n",
+        peer.0,
+        networks(*peer)
+    );
+    if let Some(family) = settings.helpers {
+        writeln!(toml, "address = \"{}\"", peer.helper(family).0)?;
+    }
+    Ok(toml)
+}
+
+/// A node's networks as the items of a list.
+fn networks(node: Node) -> String {
+    let items = node.networks();
+    let items = items.iter().map(|(ip, bits)| format!("\"{ip}/{bits}\""));
+    items.collect::<Vec<_>>().join(", ")
 }
 
 /// The SPIFFE ID of a workload, by its name.
