@@ -98,15 +98,11 @@ impl Model {
             DatapathOp::SetWorkload(id, workload) => {
                 datapath.workloads.insert(*id, workload.clone());
             }
-            DatapathOp::DeleteWorkload(id) => {
-                datapath.workloads.remove(id);
-            }
+            DatapathOp::DeleteWorkload(id) => drop(datapath.workloads.remove(id)),
             DatapathOp::SetNode(id, node) => {
                 datapath.nodes.insert(*id, node.clone());
             }
-            DatapathOp::DeleteNode(id) => {
-                datapath.nodes.remove(id);
-            }
+            DatapathOp::DeleteNode(id) => drop(datapath.nodes.remove(id)),
             DatapathOp::SetEndpoint(net, endpoint) => {
                 datapath.ipcache.insert(*net, *endpoint);
             }
