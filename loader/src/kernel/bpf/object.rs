@@ -121,7 +121,6 @@ impl Loaded {
         let fd = match program {
             Program::SockOps(p) => p.fd(),
             Program::CgroupSockAddr(p) => p.fd(),
-            Program::CgroupSock(p) => p.fd(),
             Program::CgroupSockopt(p) => p.fd(),
             Program::CgroupSock(p) => p.fd(),
             Program::CgroupSkb(p) => p.fd(),
@@ -180,7 +179,6 @@ fn load_program(name: &str, program: &mut Program, btf: &Btf) -> Result<(), Load
     let result = match program {
         Program::SockOps(p) => p.load(),
         Program::CgroupSockAddr(p) => p.load(),
-        Program::CgroupSock(p) => p.load(),
         Program::CgroupSockopt(p) => p.load(),
         Program::CgroupSock(p) => p.load(),
         Program::CgroupSkb(p) => p.load(),
