@@ -186,7 +186,7 @@ fn own_sysctl(site: &Site) -> Result<()> {
 
 /// The log was rewritten, so it is opened again.
 fn greeter_again(site: &Site) -> Result<()> {
-    site.vm.sh("pkill -f /tmp/greeter.py")?;
+    site.vm.sh("pkill -f '[g]reeter.py'")?;
     site.inside("cart").wait_until(
         "! ss -Hltn 'sport = :7000' | grep -q .",
         PATIENCE,
@@ -290,6 +290,6 @@ fn control(site: &Site) -> Result<()> {
         "the control finds nothing: {count:?}"
     );
     site.vm
-        .sh(&format!("pkill -{KILL} -f /tmp/greeter.py"))
+        .sh(&format!("pkill -{KILL} -f '[g]reeter.py'"))
         .map(drop)
 }
