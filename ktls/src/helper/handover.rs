@@ -286,13 +286,17 @@ fn is_unrecorded(maps: &Maps, conn: &Conn, socket: BorrowedFd<'_>) -> bool {
 }
 
 /// Step 4. The guard begins to let records pass with the state, on both ends before either sends.
+///
+/// The server gets leave first: what it is asked can then reach it only when it may answer. Servers that have read a
+/// request on a socket that never blocks send a short answer without a thought of `EAGAIN` (PostgreSQL's answer to a
+/// client that asks for TLS).
 fn release(maps: &mut Maps, pair: &Pair<OwnedFd>, controls: &Controls) -> Result<(), Failure> {
     for (_, socket) in ends(pair) {
         maps.set_state(socket, State::Sealed)?;
         controls.reached(Step::Sealed);
     }
-    for (conn, socket) in ends(pair) {
-        finish(maps, conn, socket)?;
+    for (conn, socket) in [&pair.server, &pair.client] {
+        finish(maps, conn, socket.as_fd())?;
         controls.reached(Step::Released);
     }
     Ok(())
