@@ -132,6 +132,19 @@ pub fn destroy(tuple: Tuple, cookie: u64) -> io::Result<bool> {
     }
 }
 
+/// The same for whatever connection has these addresses now. Never a listener: asked for addresses
+/// without a cookie, the kernel would end the one that the connection came to, if it is gone itself.
+///
+/// # Errors
+/// Those of [`list`] and [`destroy`].
+pub fn destroy_connection(tuple: Tuple) -> io::Result<bool> {
+    let is_it = |socket: &TcpSocket| socket.tuple == tuple && socket.state != State::Listen;
+    match list()?.into_iter().find(is_it) {
+        Some(socket) => destroy_on(socket.interface, tuple, socket.cookie),
+        None => Ok(false),
+    }
+}
+
 fn destroy_on(interface: u32, tuple: Tuple, cookie: u64) -> io::Result<bool> {
     let mut id = socket_id(tuple, cookie).ok_or(io::ErrorKind::InvalidInput)?;
     id[36..40].copy_from_slice(&interface.to_ne_bytes());

@@ -228,6 +228,19 @@ fn destroys_a_socket_bound_to_an_interface() {
 }
 
 #[test]
+fn by_addresses_a_connection_is_destroyed_and_a_listener_never() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let _client = TcpStream::connect(address).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    let tuple = tuple(&server);
+    assert!(destroy_connection(tuple).unwrap());
+    drop(server);
+    assert!(!destroy_connection(tuple).unwrap(), "it was gone");
+    TcpStream::connect(address).expect("the listener lives on");
+}
+
+#[test]
 fn listening_sockets_are_listed() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let local = listener.local_addr().unwrap();

@@ -53,11 +53,12 @@ fn namespaces(
 }
 
 fn destroy_in(namespace: &File, conn: &Conn) -> Result<bool> {
-    /// `INET_DIAG_NOCOOKIE`: the addresses alone say which socket.
-    const ANY: u64 = u64::MAX;
-    let cookie = if conn.cookie == 0 { ANY } else { conn.cookie };
     let tuple = addresses(&conn.tuple);
-    in_namespace(namespace, || diag::destroy(tuple, cookie)).with_context(|| {
+    let destroy = || match conn.cookie {
+        0 => diag::destroy_connection(tuple),
+        cookie => diag::destroy(tuple, cookie),
+    };
+    in_namespace(namespace, destroy).with_context(|| {
         format!(
             "cannot reset the connection {} -> {}",
             tuple.local, tuple.remote
