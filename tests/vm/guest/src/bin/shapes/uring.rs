@@ -282,9 +282,10 @@ pub(crate) fn direct_client(side: &mut Side) -> Result<()> {
     let socket = opcode::Socket::new(family, libc::SOCK_STREAM, libc::IPPROTO_TCP);
     ring.run(&socket.file_index(Some(slot())).build())?;
     side.hear("listening")?;
-    ring.connect(Target::registered(0), side)?;
     side.tell("accept")?;
-    let received = receive_once(&mut ring);
+    // Where the ring waits until the socket is writable, connect itself is told of the reset.
+    let connected = ring.connect(Target::registered(0), side);
+    let received = connected.and_then(|()| receive_once(&mut ring));
     refused(side, received, |side, _| side.tell("read"))
 }
 

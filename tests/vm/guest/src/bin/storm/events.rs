@@ -14,7 +14,7 @@ use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{self, SockFlag, SockaddrStorage};
 
 use crate::exchange::{Count, End, Outcome, id_of};
-use crate::{new_socket, signals};
+use crate::{new_socket, signals, threads::LAST_WORDS};
 
 /// Keys of the two descriptors that are no connection.
 const LISTENER: u64 = u64::MAX;
@@ -69,11 +69,11 @@ impl Loop {
         Ok(())
     }
 
-    pub(crate) fn run(mut self, until: Option<Instant>) -> Result<()> {
+    /// A client ends when all its connections have, or `until`; a server some time after it is told to.
+    pub(crate) fn run(mut self, mut until: Option<Instant>) -> Result<()> {
         let mut is_listening = false;
         let mut events = vec![EpollEvent::empty(); 512];
         loop {
-            let is_client = self.listener.is_none();
             let gate_is_open = self.gate.as_ref().is_none_or(|gate| gate.exists());
             if let Some(listener) = &self.listener
                 && gate_is_open
@@ -84,7 +84,7 @@ impl Loop {
                 is_listening = true;
             }
             let is_late = until.is_some_and(|until| Instant::now() >= until);
-            if is_client && (is_late || self.open.is_empty()) {
+            if is_late || (until.is_some() && self.open.is_empty()) {
                 break;
             }
             let ready = match self.epoll.wait(&mut events, EpollTimeout::from(50_u8)) {
@@ -93,7 +93,10 @@ impl Loop {
             };
             for event in &events[..ready] {
                 match event.data() {
-                    SIGNALS => return self.finish(),
+                    SIGNALS => {
+                        self.signals.read_signal()?;
+                        until = until.or(Some(Instant::now() + LAST_WORDS));
+                    }
                     LISTENER => self.accept()?,
                     key => self.serve(key),
                 }

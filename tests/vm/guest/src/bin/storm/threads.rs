@@ -3,9 +3,11 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -13,13 +15,19 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use crate::exchange::{Count, End, HEADER, Outcome, id_of};
 use crate::{signals, wait_for};
 
+/// How long a server that is told to end waits for connections that are ending.
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(10);
+
 pub(crate) fn serve(listener: &TcpListener, gate: Option<PathBuf>) -> Result<()> {
     let signals = signals()?;
     let (report, outcomes) = mpsc::channel();
+    let accepted = Arc::new(AtomicU64::new(0));
+    let talking = Arc::clone(&accepted);
     let listener = listener.try_clone()?;
     thread::spawn(move || {
         wait_for(gate.as_deref());
         for stream in listener.incoming() {
+            talking.fetch_add(1, Ordering::SeqCst);
             let report = report.clone();
             thread::spawn(move || {
                 let outcome =
@@ -32,9 +40,9 @@ pub(crate) fn serve(listener: &TcpListener, gate: Option<PathBuf>) -> Result<()>
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     epoll.add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
     epoll.wait(&mut [EpollEvent::empty()], EpollTimeout::NONE)?;
-    let mut count = Count::default();
-    outcomes.try_iter().for_each(|outcome| count.add(&outcome));
-    println!("{count}");
+    // The clients are done, and what they did may still be on its way to a thread.
+    let n = accepted.load(Ordering::SeqCst);
+    println!("{}", counted(&outcomes, n, Instant::now() + LAST_WORDS));
     Ok(())
 }
 
@@ -49,13 +57,11 @@ pub(crate) fn run((address, n, bytes): (SocketAddr, u64, u64), until: Instant) -
             let _ = report.send(outcome);
         });
     }
-    let mut count = collect(&outcomes, n, until);
-    count.open = n - count.lived - count.reset - count.refused - count.wrong;
-    println!("{count}");
+    println!("{}", counted(&outcomes, n, until));
     Ok(())
 }
 
-fn collect(outcomes: &Receiver<Outcome>, n: u64, until: Instant) -> Count {
+fn counted(outcomes: &Receiver<Outcome>, n: u64, until: Instant) -> Count {
     let mut count = Count::default();
     for _ in 0..n {
         match outcomes.recv_timeout(until.saturating_duration_since(Instant::now())) {
@@ -63,6 +69,7 @@ fn collect(outcomes: &Receiver<Outcome>, n: u64, until: Instant) -> Count {
             Err(_) => break,
         }
     }
+    count.open = n - count.lived - count.reset - count.refused - count.wrong;
     count
 }
 
