@@ -58,6 +58,7 @@ pub fn set_notsent_lowat(socket: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
 /// # Errors
 ///
 /// That of `getsockopt`: the socket has no TLS.
+#[cfg(feature = "helper")]
 pub(crate) fn has_keys(socket: BorrowedFd<'_>) -> io::Result<bool> {
     for direction in [libc::TLS_TX, libc::TLS_RX] {
         // So short a buffer gets version and cipher, and not the key (net/tls/tls_main.c,

@@ -6,6 +6,10 @@ use crate::kernel::carry_out::Kernel;
 use crate::kernel::lock::Lock;
 use crate::report::{Changes, Report, Step};
 
+/// A step may take along what no plan can know of: with its last IPv4 address a device loses its IPv4
+/// routes (net/ipv4/fib_frontend.c, `fib_disable_ip`). A second round puts it back.
+const ROUNDS: usize = 2;
+
 /// Runs it.
 ///
 /// # Errors
@@ -16,20 +20,27 @@ pub fn run(context: &Context<'_>) -> Result<Report, Error> {
     preflight(&config)?;
     let _lock = Lock::take(context.patience, context.waiting())?;
 
-    let comparison = Comparison::of(&config)?;
-    let ops = comparison.plan();
-    let mut kernel = Kernel::new(comparison.observed.clone(), context.controls);
-    execute::apply(&mut kernel, &ops, |op| (context.say)(Saying::Step(op)))?;
-
-    if !ops.is_empty() {
-        let left = Comparison::of(&config)?.plan();
-        if !left.is_empty() {
-            return Err(Error::NotReached(left));
+    let mut comparison = Comparison::of(&config)?;
+    let warnings = std::mem::take(&mut comparison.warnings);
+    let (mut done, mut interventions) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let ops = comparison.plan();
+        if ops.is_empty() {
+            break;
         }
+        let mut kernel = Kernel::new(comparison.observed.clone(), context.controls);
+        execute::apply(&mut kernel, &ops, |op| (context.say)(Saying::Step(op)))?;
+        interventions.extend(connections(kernel.interventions()));
+        done.extend(ops);
+        comparison = Comparison::of(&config)?;
+    }
+    let left = comparison.plan();
+    if !left.is_empty() {
+        return Err(Error::NotReached(left));
     }
     Ok(Report::Apply(Changes {
-        steps: Step::all(ops),
-        interventions: connections(kernel.interventions()),
-        warnings: comparison.warnings,
+        steps: Step::all(done),
+        interventions,
+        warnings,
     }))
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use underseal_vm::identities::Authority;
-use underseal_vm::site::{Settings, Site};
+use underseal_vm::site::{CONFIG, Settings, Site};
 use underseal_vm::topology::Node;
 use underseal_vm::{Lab, VmOptions, Wire};
 
@@ -85,6 +85,15 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
             == "0",
         "the hold is not back"
     );
+
+    // With its last IPv4 address a device loses its routes, and is given them again.
+    let address = "addresses = [\"10.1.0.1/32\"]";
+    vm.sh(&format!("sed -i '/^.wireguard.$/a {address}' {CONFIG}"))?;
+    site.apply()?;
+    vm.sh(&format!("sed -i '/^addresses = ..10.1.0.1/d' {CONFIG}"))?;
+    site.apply()?;
+    site.ensure_settled()?;
+    vm.sh("ip route show 10.2.0.0/24 | grep -q underseal0")?;
 
     site.down()?;
     ensure_same("apply and down", &before, &vm.sh(WORLD)?.text())?;

@@ -94,6 +94,7 @@ END
 done";
 
 const MARIADB_SLAP: &str = "\
+mariadb -h $CART4 -u shop --skip-ssl -e 'drop database if exists slap'
 mariadb-slap -h $CART4 -u shop --skip-ssl --concurrency=6 --iterations=1 --number-of-queries=60 \
     --create-schema=slap --no-drop --delimiter=';' \
     --create='create or replace table t (id int auto_increment primary key, name varchar(100))' \

@@ -2,6 +2,8 @@
 # wrk.sh THREADS CONNECTIONS URL: runs wrk with check.lua until a thread has 20 answers, however long that takes: wrk
 # itself knows only a duration. Prints what came of it, without the number of answers.
 set -euo pipefail
+# wrk asks for a place for each microsecond until its time limit, and uses few of them.
+echo 1 >/proc/sys/vm/overcommit_memory
 enough=$(mktemp -u)
 said=$(mktemp)
 ENOUGH=$enough wrk --timeout 100s -t "$1" -c "$2" -d 1000s -s /srv/real/check.lua "$3" >"$said" &
