@@ -65,12 +65,12 @@ pub fn may_send(sock: Sock, state: State, flags: u32) -> i32 {
     }
 }
 
-/// The last descriptor of a socket is closed. kTLS is about to throw away what lies in a record
-/// that was never completed, and then nobody could tell any more.
+/// The last descriptor of a socket is closed. kTLS is about to throw away what it has not given to
+/// TCP, and then nobody could tell any more.
 #[inline(always)]
 pub fn closed(sock: Sock) {
     if storage::state(sock) == Some(State::Sealed)
-        && sys::open_record(sock) > 0
+        && sys::keeps_unsent(sock)
         && let Some(kept) = storage::socket(sock)
     {
         kept.cut = 1;
@@ -80,7 +80,7 @@ pub fn closed(sock: Sock) {
 /// Whether the end of this sealed stream would hide that its last bytes were never sent.
 #[inline(always)]
 pub fn is_cut(sock: Sock) -> bool {
-    is_marked(sock) || sys::open_record(sock) > 0
+    is_marked(sock) || sys::keeps_unsent(sock)
 }
 
 /// Whether a FIN at sequence number `seq` ends a connection without keys in order: it is the first

@@ -60,6 +60,9 @@ pub static OFF_SK_MSG_SG_SIZE: Global<u32> = Global::new(0);
 /// `struct tls_context`, member `priv_ctx_tx`.
 #[unsafe(no_mangle)]
 pub static OFF_TLS_PRIV_TX: Global<u32> = Global::new(0);
+/// `struct tls_context`, member `partially_sent_record`.
+#[unsafe(no_mangle)]
+pub static OFF_TLS_PARTIAL: Global<u32> = Global::new(0);
 /// `struct tls_sw_context_tx`, member `open_rec`.
 #[unsafe(no_mangle)]
 pub static OFF_TLS_OPEN_REC: Global<u32> = Global::new(0);

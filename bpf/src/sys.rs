@@ -442,19 +442,22 @@ pub fn shutdown_of(sock: Sock) -> u8 {
     read_kernel(address(sock), offsets::OFF_SK_SHUTDOWN.load())
 }
 
-/// Bytes that lie in a TLS record which waits for more (net/tls/tls_sw.c, `open_rec`).
+/// Whether kTLS keeps something that TCP does not have yet: a record which waits for more
+/// (net/tls/tls_sw.c, `open_rec`), or records for which there was no room (net/tls/tls_main.c,
+/// `partially_sent_record`). Both are thrown away when the socket is closed.
 #[inline(always)]
-pub fn open_record(sock: Sock) -> u32 {
+pub fn keeps_unsent(sock: Sock) -> bool {
     let tls: u64 = read_kernel(address(sock), offsets::OFF_ICSK_ULP_DATA.load());
+    let partial: u64 = read_kernel(tls as *const u8, offsets::OFF_TLS_PARTIAL.load());
     let sends: u64 = read_kernel(tls as *const u8, offsets::OFF_TLS_PRIV_TX.load());
     let record: u64 = read_kernel(sends as *const u8, offsets::OFF_TLS_OPEN_REC.load());
-    if record == 0 {
-        return 0;
+    if partial != 0 || record == 0 {
+        return partial != 0;
     }
     let size = offsets::OFF_TLS_REC_PLAIN.load()
         + offsets::OFF_SK_MSG_SG.load()
         + offsets::OFF_SK_MSG_SG_SIZE.load();
-    read_kernel(record as *const u8, size)
+    read_kernel::<u32>(record as *const u8, size) > 0
 }
 
 /// Flags of a message that an LSM hook was given.

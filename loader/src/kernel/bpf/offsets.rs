@@ -8,7 +8,7 @@ use thiserror::Error;
 
 /// Name of the global that takes an offset, with the struct and the member it is the offset of.
 /// The globals are declared in bpf/src/offsets.rs.
-pub const MEMBERS: [(&str, &str, &str); 22] = [
+pub const MEMBERS: [(&str, &str, &str); 23] = [
     ("OFF_SOCKET_SK", "socket", "sk"),
     ("OFF_FILE_PRIVATE", "file", "private_data"),
     ("OFF_SKC_COOKIE", "sock_common", "skc_cookie"),
@@ -27,6 +27,7 @@ pub const MEMBERS: [(&str, &str, &str); 22] = [
     ("OFF_SK_MSG_SG", "sk_msg", "sg"),
     ("OFF_SK_MSG_SG_SIZE", "sk_msg_sg", "size"),
     ("OFF_TLS_PRIV_TX", "tls_context", "priv_ctx_tx"),
+    ("OFF_TLS_PARTIAL", "tls_context", "partially_sent_record"),
     ("OFF_TLS_OPEN_REC", "tls_sw_context_tx", "open_rec"),
     ("OFF_TLS_REC_PLAIN", "tls_rec", "msg_plaintext"),
     ("OFF_SKC_NET", "sock_common", "skc_net"),
@@ -334,7 +335,8 @@ mod tests {
         let mut blob = Blob::new();
         blob.strings.clear();
         blob.base = u32::from_ne_bytes(*kernel[20..].first_chunk().unwrap());
-        blob.composite(STRUCT, "tls_context", &[("priv_ctx_tx", 0, 192)]);
+        let members = [("priv_ctx_tx", 0, 192), ("partially_sent_record", 0, 448)];
+        blob.composite(STRUCT, "tls_context", &members);
         blob.composite(STRUCT, "tls_sw_context_tx", &[("open_rec", 0, 256)]);
         blob.composite(STRUCT, "tls_rec", &[("msg_plaintext", 0, 192)]);
         blob.bytes()
@@ -345,7 +347,7 @@ mod tests {
         let kernel = sample();
         let found = find(&kernel, Some(&module(&kernel))).unwrap();
         assert_eq!(found[..11], [24, 16, 0, 2, 4, 6, 8, 64, 68, 10, 12]);
-        assert_eq!(found[11..], [100, 80, 200, 208, 0, 12, 24, 32, 24, 14, 8]);
+        assert_eq!(found[11..], [100, 80, 200, 208, 0, 12, 24, 56, 32, 24, 14, 8]);
         let name = "tls_context";
         let member = "priv_ctx_tx";
         assert_eq!(find(&kernel, None), Err(Error::NoMember { name, member }));
