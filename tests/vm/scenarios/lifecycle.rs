@@ -90,7 +90,9 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
     let address = "addresses = [\"10.1.0.1/32\"]";
     vm.sh(&format!("sed -i '/^.wireguard.$/a {address}' {CONFIG}"))?;
     site.apply()?;
-    vm.sh(&format!("sed -i '/^addresses = ..10.1.0.1/d' {CONFIG}"))?;
+    vm.sh(&format!(
+        "sed -i '\\,^addresses = ..10.1.0.1/32,d' {CONFIG}"
+    ))?;
     site.apply()?;
     site.ensure_settled()?;
     vm.sh("ip route show 10.2.0.0/24 | grep -q underseal0")?;

@@ -17,6 +17,8 @@ use crate::vm::Vm;
 pub struct Scenario {
     /// Its name: that of its file.
     pub name: &'static str,
+    /// The kernels of [`LINES`] on which it has passed as it is. On the others it is ignored: `--ignored` runs it there.
+    pub proven: &'static [&'static str],
     /// How many machines it runs at once; so many processors are kept for it.
     pub machines: usize,
     /// Returns only if all that was to be shown was shown.
@@ -135,6 +137,7 @@ fn failing(error: &anyhow::Error) -> Trial {
 }
 
 fn trial(kernel: Kernel, scenario: &'static Scenario, processors: Arc<Processors>) -> Trial {
+    let is_ignored = !scenario.proven.contains(&kernel.line);
     Trial::test(format!("{}::{}", kernel.line, scenario.name), move || {
         let _taken = processors.take(scenario.machines);
         let started = Instant::now();
@@ -150,6 +153,7 @@ fn trial(kernel: Kernel, scenario: &'static Scenario, processors: Arc<Processors
             format!("after {:.1} s: {error:#}", started.elapsed().as_secs_f32()).into()
         })
     })
+    .with_ignored_flag(is_ignored)
 }
 
 /// How often a scenario is begun while the emulator fails.

@@ -347,7 +347,10 @@ mod tests {
         let kernel = sample();
         let found = find(&kernel, Some(&module(&kernel))).unwrap();
         assert_eq!(found[..11], [24, 16, 0, 2, 4, 6, 8, 64, 68, 10, 12]);
-        assert_eq!(found[11..], [100, 80, 200, 208, 0, 12, 24, 56, 32, 24, 14, 8]);
+        assert_eq!(
+            found[11..],
+            [100, 80, 200, 208, 0, 12, 24, 56, 32, 24, 14, 8]
+        );
         let name = "tls_context";
         let member = "priv_ctx_tx";
         assert_eq!(find(&kernel, None), Err(Error::NoMember { name, member }));

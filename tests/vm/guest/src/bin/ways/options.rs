@@ -50,7 +50,11 @@ pub(crate) fn own_options(end: &mut End) -> Result<String> {
     }
     let read = |end: &End| -> Result<Vec<i32>> {
         let value = |option| Ok(int(&sys::option(end.fd()?, libc::SOL_TCP, option)?));
-        asked.iter().map(|(option, _)| value(*option)).collect()
+        // TCP switches quick acknowledgements on and off by itself.
+        let lasting = asked
+            .iter()
+            .filter(|(option, _)| *option != libc::TCP_QUICKACK);
+        lasting.map(|(option, _)| value(*option)).collect()
     };
     let at_once = read(end)?;
     let said = transfer::run(end, &WAYS[0])?;
