@@ -61,7 +61,7 @@ const ALL: &[Scenario] = &[
     proven(&["7.3"], one("non_tcp", non_tcp::run)),
     one("host_network", host_network::run),
     proven(&[], one("preempt", preempt::run)),
-    proven(&["6.1", "7.3"], one("shapes", shapes::sealed)),
+    one("shapes", shapes::sealed),
     proven(&[], one("shapes_plain", shapes::plain)),
     one("interop", interop::run),
     one("preflight", preflight::run),
