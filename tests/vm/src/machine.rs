@@ -49,7 +49,7 @@ impl Default for VmOptions {
             cmdline: Vec::new(),
             programs: PRODUCT,
             without_modules: Vec::new(),
-            deadline: Duration::from_secs(240),
+            deadline: Duration::from_secs(480),
         }
     }
 }
