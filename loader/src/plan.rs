@@ -326,7 +326,8 @@ fn take_over(cookie: u64, wanted: &Namespace, found: &Namespace, again: bool) ->
         return Vec::new();
     };
     let path = &live.path;
-    let is_new = !found.entry.is_some_and(|entry| entry.taken_over);
+    // Without a workload it is being given back.
+    let is_new = found.workload == 0 || !found.entry.is_some_and(|entry| entry.taken_over);
     let mut ops = Vec::new();
     if is_new {
         let saved = Saved {
@@ -358,17 +359,25 @@ fn take_over(cookie: u64, wanted: &Namespace, found: &Namespace, again: bool) ->
     ops
 }
 
-/// The entry goes first: without it no new connection is held; those that are get reset while the
-/// sysctl still keeps them from sending. What is established between that and the sysctl is held by
-/// the sysctl alone, and setting that wakes nobody: so they are let go once more.
+/// The workload goes out of the entry first: from then on no new connection is held; those that are get reset while
+/// the sysctl still keeps them from sending. What is established between that and the sysctl is held by the sysctl
+/// alone, and setting that wakes nobody: so they are let go once more. The entry itself goes last, because it keeps
+/// what is put back, and says to whoever finds it after an interruption that all of this has to be done.
 fn give_back(cookie: u64, found: &Namespace) -> Vec<Op> {
     let mut ops = Vec::new();
-    if found.entry.is_some() {
-        ops.push(DatapathOp::DeleteNetns(cookie).into());
-    }
+    let entry = NetnsEntry::of(cookie, found);
+    let delete = entry.as_ref().map(|_| DatapathOp::DeleteNetns(cookie).into());
     let Some(now) = &found.live else {
+        ops.extend(delete);
         return ops;
     };
+    if let Some(entry) = entry.filter(|entry| entry.workload != 0) {
+        let nobody = NetnsEntry {
+            workload: 0,
+            ..entry
+        };
+        ops.push(DatapathOp::SetNetns(nobody).into());
+    }
     let saved = found.entry.unwrap_or(Saved {
         lowat: DEFAULT_LOWAT,
         mtu: 0,
@@ -389,6 +398,7 @@ fn give_back(cookie: u64, found: &Namespace) -> Vec<Op> {
         };
         ops.extend(set_mtu(&now.path, &before, veth));
     }
+    ops.extend(delete);
     ops
 }
 

@@ -184,7 +184,7 @@ pub struct Node {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Namespace {
-    /// Id of the workload that lives in it.
+    /// Id of the workload that lives in it; 0: none, or it is being given back.
     pub workload: u32,
     /// Entry of the `NETNS` map; `None` if it has none.
     pub entry: Option<Saved>,

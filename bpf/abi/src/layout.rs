@@ -55,7 +55,7 @@ pub struct Endpoint {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Netns {
-    /// Id of the workload that lives in it.
+    /// Id of the workload that lives in it; 0 while it is being given back.
     pub workload: u32,
     /// `net.ipv4.tcp_notsent_lowat` as it was found; `down` puts it back.
     pub saved_lowat: u32,
@@ -63,6 +63,12 @@ pub struct Netns {
     pub saved_mtu: u32,
     /// 1 once the sockets that were open have been taken over; 0 while that is under way.
     pub taken_over: u32,
+}
+
+impl Netns {
+    /// Set in the key of a namespace that is being given back: what is put back in the end is kept, and the programs,
+    /// which look for cookies, do not find it. Cookies are counted up from 1 (`net/core/net_namespace.c`, 6.1).
+    pub const GIVEN_BACK: u64 = 1 << 63;
 }
 
 /// What the helper must know of a workload. Strings are UTF-8, padded with zeros, never cut.

@@ -46,6 +46,9 @@ pub(super) enum End {
 /// How many connections are sealed between two looks at what else there is to do. The records of
 /// sleeping tasks are read once for all of them.
 const BATCH: usize = 16;
+/// How many sockets of complete connections are in hand before some of those are sealed: a helper that starts over ten
+/// thousand connections does not look for all of them first.
+const AHEAD: usize = 256;
 
 /// The helper at work.
 pub(super) struct Session {
@@ -238,10 +241,11 @@ impl Session {
     /// Looks for sockets. Those of complete connections wait for [`Session::seal`].
     fn search(&mut self) {
         let now = Instant::now();
-        let room = self
+        let free = self
             .limits
             .in_hand
             .saturating_sub(self.table.in_hand() + 2 * self.ready.len());
+        let room = free.min(AHEAD.saturating_sub(2 * self.ready.len()));
         let due = self.table.due(now, room);
         if due.is_empty() {
             return;
@@ -317,7 +321,9 @@ impl Session {
         match self.maps.state(socket.as_fd()) {
             // A helper was killed between the last state and the release.
             Ok(Some(state)) if state == State::Sealed || self.skips(state) => {
-                if let Err(error) = handover::finish(&mut self.maps, conn, socket.as_fd()) {
+                // The state again, for the control: without it BPF would keep the leave to send.
+                let finished = handover::release_end(&mut self.maps, conn, socket.as_fd());
+                if let Err(error) = finished {
                     self.give_up(
                         conn,
                         HelperCounter::ResetInterrupted,

@@ -309,7 +309,7 @@ pub(crate) fn closed(state: &State) -> Vec<String> {
         .map(|attachment| attachment.pin());
     let holding = state.namespaces.iter().filter_map(|(cookie, namespace)| {
         let live = namespace.live.as_ref()?;
-        (live.lowat == 0 && namespace.entry.is_some()).then(|| format!("hold {cookie}"))
+        (live.lowat == 0 && namespace.entry.is_some() && namespace.workload != 0).then(|| format!("hold {cookie}"))
     });
     attached.chain(holding).collect()
 }

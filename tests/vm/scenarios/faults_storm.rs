@@ -117,6 +117,13 @@ fn wait_for_sealed(site: &Site, n: u64) -> Result<()> {
     let condition = format!("{SEALED}; test $(($1 + 256 * $2)) -ge {n}");
     site.vm
         .wait_until(&condition, PATIENCE, &format!("{n} sealed connections"))
+        .with_context(|| {
+            let logs = site.vm.sh(
+                "tail -n 5 /tmp/helper.log; cat /proc/$(cat /run/underseal/handshake.lock)/{status,wchan,stat}; \
+                 ps ax -o pid,stat,time,wchan:30,args | tail -n 12; free; true",
+            );
+            logs.map_or_else(|e| e.to_string(), |logs| logs.text())
+        })
 }
 
 /// The helper's first counter, byte by byte: `status` would list thousands of connections as well.

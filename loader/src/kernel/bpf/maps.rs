@@ -121,15 +121,29 @@ pub fn delete_endpoint(net: IpNet) -> Result<(), Error> {
 /// # Errors
 /// The map cannot be read.
 pub fn namespaces() -> Result<BTreeMap<u64, Netns>, Error> {
-    entries(names::NETNS)
+    let mut all: BTreeMap<u64, Netns> = entries(names::NETNS)?;
+    // One that is there under both keys is still covered, so the other is what counts.
+    let given_back = all.split_off(&Netns::GIVEN_BACK);
+    for (key, netns) in given_back {
+        all.entry(key & !Netns::GIVEN_BACK).or_insert(Netns {
+            workload: 0,
+            ..netns
+        });
+    }
+    Ok(all)
 }
 
-/// Writes the entry of a network namespace.
+/// Writes the entry of a network namespace. Without a workload it is written where the programs do not see it.
 ///
 /// # Errors
 /// The map cannot be written.
 pub fn set_namespace(cookie: u64, netns: &Netns) -> Result<(), Error> {
-    insert(names::NETNS, cookie, *netns)
+    let (key, other) = match netns.workload {
+        0 => (cookie | Netns::GIVEN_BACK, cookie),
+        _ => (cookie, cookie | Netns::GIVEN_BACK),
+    };
+    insert(names::NETNS, key, *netns)?;
+    delete::<u64, Netns>(names::NETNS, other)
 }
 
 /// Deletes the entry of a network namespace; nothing if there is none.
@@ -137,7 +151,8 @@ pub fn set_namespace(cookie: u64, netns: &Netns) -> Result<(), Error> {
 /// # Errors
 /// The map cannot be written.
 pub fn delete_namespace(cookie: u64) -> Result<(), Error> {
-    delete::<u64, Netns>(names::NETNS, cookie)
+    delete::<u64, Netns>(names::NETNS, cookie)?;
+    delete::<u64, Netns>(names::NETNS, cookie | Netns::GIVEN_BACK)
 }
 
 /// Workloads by id.

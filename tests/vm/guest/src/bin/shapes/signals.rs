@@ -141,6 +141,7 @@ pub(crate) fn greets(side: &mut Side) -> Result<()> {
     for _ in KINDS {
         side.hear("accept")?;
         let (socket, _) = listener.accept()?;
+        side.hear("stormed")?;
         io::Write::write_all(&mut &socket, b"x")?;
         talk(&socket, Turn::Listen)?;
         side.tell("next")?;
@@ -233,7 +234,7 @@ pub(crate) fn storm(side: &mut Side) -> Result<()> {
     let mut sent = 0;
     for _ in 0..STORMS {
         let socket = TcpStream::connect(side.address)?;
-        sent += stormed(&socket)?;
+        sent += stormed(&socket, side)?;
         talk(&socket, Turn::Speak)?;
     }
     let handled = HANDLED.load(Ordering::SeqCst);
@@ -242,8 +243,8 @@ pub(crate) fn storm(side: &mut Side) -> Result<()> {
     Ok(())
 }
 
-/// Receives a byte under a storm; returns how many signals were sent.
-fn stormed(socket: &TcpStream) -> Result<u32> {
+/// Receives a byte under a storm; returns how many signals were sent. The server speaks when it has begun.
+fn stormed(socket: &TcpStream, side: &mut Side) -> Result<u32> {
     let before = HANDLED.load(Ordering::SeqCst);
     let (sleeper, done) = (gettid(), AtomicBool::new(false));
     thread::scope(|scope| {
@@ -254,6 +255,9 @@ fn stormed(socket: &TcpStream) -> Result<u32> {
                 if before + sent - HANDLED.load(Ordering::SeqCst) < 4 {
                     sys::signal_thread(sleeper, libc::SIGRTMIN() + 3)?;
                     sent += 1;
+                    if sent == 2 {
+                        side.tell("stormed")?;
+                    }
                 }
             }
             anyhow::Ok(sent)
