@@ -49,6 +49,11 @@ in
       optional types.bool true
         "Whether WireGuard's UDP port is opened, if there is a WireGuard device.";
 
+    pki.enable = lib.mkEnableOption ''
+      the timer that renews certificates of the built-in CA, on a node where `underseal pki init`
+      has made one. Folders outside of /var/lib/underseal need ReadWritePaths of
+      underseal-pki.service'';
+
     settings = mkOption {
       description = "The configuration, as in examples/underseal.toml.";
       type = section {
@@ -108,6 +113,16 @@ in
           ]) "deny" "What mutual TLS cannot carry, between workloads of this node; ICMP always passes.";
         }) { } "What may pass unsealed.";
 
+        pki = optional (section {
+          directory = optional types.str "/var/lib/underseal/pki" "Where the built-in CA keeps its files.";
+          lifetime = optional types.str "24h" "How long its certificates are valid.";
+          renew_before = optional types.str "1h" "How long before their end they are renewed.";
+          key = optional (types.enum [
+            "p256"
+            "ed25519"
+          ]) "p256" "Of what kind new keys are.";
+        }) { } "The built-in CA.";
+
         workload = optional (types.listOf (section {
           name = option types.str "Its name.";
           namespace = optional types.str "default" "The namespace that its SPIFFE ID names.";
@@ -163,5 +178,6 @@ in
       reloadTriggers = [ file ];
     };
     systemd.services.underseal-handshake.wantedBy = [ "multi-user.target" ];
+    systemd.timers.underseal-pki = lib.mkIf cfg.pki.enable { wantedBy = [ "timers.target" ]; };
   };
 }

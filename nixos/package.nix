@@ -82,7 +82,7 @@ rustPlatform.buildRustPackage {
   ];
 
   postInstall = ''
-    install -Dm444 -t $out/lib/systemd/system systemd/*.service
+    install -Dm444 -t $out/lib/systemd/system systemd/*.service systemd/*.timer
     install -Dm444 -t $out/share/doc/underseal README.md LICENSE* examples/underseal.toml
     install -Dm444 bpf/LICENSE $out/share/doc/underseal/LICENSE-GPL
     substituteInPlace $out/lib/systemd/system/*.service \

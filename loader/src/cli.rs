@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::commands::{self, Context, Error, Saying, apply, check, down, key, plan, status};
+use crate::commands::{self, Context, Error, Saying, apply, check, down, key, pki, plan, status};
 use crate::controls::Controls;
 use crate::report::Report;
 use anstream::{eprintln, print, println};
@@ -52,6 +52,9 @@ enum Command {
     Down(Wait),
     /// Print this node's WireGuard public key; make the key if there is none
     Key,
+    /// Run the built-in CA: certificates of this node's workloads
+    #[command(subcommand)]
+    Pki(pki::Command),
 }
 
 #[derive(Args)]
@@ -87,6 +90,7 @@ pub fn main(controls: Controls) -> ExitCode {
         Command::Status => status::run(&context),
         Command::Down(_) => down::run(&context),
         Command::Key => key::run(&context),
+        Command::Pki(command) => pki::run(&context, command),
     };
     match result {
         Ok(report) => show(&report, cli.json),

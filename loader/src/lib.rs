@@ -10,6 +10,7 @@ pub mod desired;
 pub mod execute;
 pub mod kernel;
 pub mod op;
+pub mod pki;
 pub mod plan;
 pub mod report;
 pub mod state;

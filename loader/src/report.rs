@@ -11,6 +11,7 @@ use underseal_abi::Tuple;
 use crate::config::Config;
 use crate::config::value::{AbsolutePath, PublicKey, WorkloadName};
 use crate::op::Op;
+use crate::pki::work::{Certificate, Outcome};
 use crate::state::State;
 
 const GOOD: Style = AnsiColor::Green.on_default();
@@ -36,6 +37,13 @@ pub enum Report {
     Key {
         /// The public half.
         public_key: PublicKey,
+    },
+    /// `pki` and what changes something.
+    Pki(Outcome),
+    /// `pki list`.
+    PkiList {
+        /// Oldest first.
+        certificates: Vec<Certificate>,
     },
 }
 
@@ -214,6 +222,8 @@ impl fmt::Display for Report {
             Self::Apply(changes) | Self::Down(changes) => changes.show(f, "made"),
             Self::Status(status) => status.fmt(f),
             Self::Key { public_key } => writeln!(f, "{public_key}"),
+            Self::Pki(outcome) => outcome.fmt(f),
+            Self::PkiList { certificates } => list(f, certificates),
         }
     }
 }
@@ -393,6 +403,56 @@ impl fmt::Display for Connection {
     }
 }
 
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for it in &self.issued {
+            let who = it.workload.as_ref().unwrap_or(&it.spiffe_id);
+            writeln!(
+                f,
+                "{GOOD}issued{GOOD:#} {who} {} until {}",
+                it.serial, it.not_after
+            )?;
+        }
+        for (what, all) in [
+            ("revoked", &self.revoked),
+            ("new trust in the folder of", &self.trusting),
+            ("wrote", &self.files),
+        ] {
+            all.iter()
+                .try_for_each(|it| writeln!(f, "{GOOD}{what}{GOOD:#} {it}"))?;
+        }
+        self.notes
+            .iter()
+            .try_for_each(|note| writeln!(f, "{NOTE}note{NOTE:#}: {note}"))?;
+        let nothing = self.issued.is_empty() && self.revoked.is_empty() && self.files.is_empty();
+        if nothing && self.trusting.is_empty() && self.notes.is_empty() && self.failed.is_empty() {
+            return writeln!(f, "{GOOD}nothing to do{GOOD:#}");
+        }
+        Ok(())
+    }
+}
+
+fn list(f: &mut fmt::Formatter<'_>, certificates: &[Certificate]) -> fmt::Result {
+    writeln!(
+        f,
+        "{HEAD}{:32}  {:7}  {:20}  workload{HEAD:#}",
+        "serial", "state", "not after"
+    )?;
+    for it in certificates {
+        let who = it.workload.as_deref().unwrap_or("-");
+        let replaced = if it.replaced { ", replaced" } else { "" };
+        writeln!(
+            f,
+            "{}  {:7}  {}  {who} {}{replaced}",
+            it.serial,
+            it.state.to_string(),
+            it.not_after,
+            it.spiffe_id
+        )?;
+    }
+    Ok(())
+}
+
 /// Counters that are not zero.
 fn counts(f: &mut fmt::Formatter<'_>, head: &str, counts: &[Count]) -> fmt::Result {
     let mut lines = String::new();
@@ -414,7 +474,8 @@ fn warnings(f: &mut fmt::Formatter<'_>, warnings: &[String]) -> fmt::Result {
         .try_for_each(|warning| writeln!(f, "{NOTE}warning{NOTE:#}: {warning}"))
 }
 
-fn counted(number: usize, what: &str) -> String {
+/// A number of things.
+pub(crate) fn counted(number: usize, what: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {what}{plural}")
 }

@@ -39,6 +39,7 @@ let
       environment.systemPackages = list;
       systemd.packages = list;
       systemd.services = option { };
+      systemd.timers = option { };
       networking.hostName = option "node-a";
       networking.firewall.allowedUDPPorts = list;
       boot.kernelPackages = option { kernel.version = "6.12.1"; };

@@ -5,6 +5,7 @@ pub mod apply;
 pub mod check;
 pub mod down;
 pub mod key;
+pub mod pki;
 pub mod plan;
 pub mod status;
 
@@ -25,6 +26,7 @@ use crate::kernel::error::Error as SystemError;
 use crate::kernel::observe;
 use crate::kernel::probe::{self, Problem};
 use crate::op::Op;
+use crate::pki::work::Outcome;
 use crate::report::{Connections, Ends};
 use crate::state::State;
 
@@ -80,6 +82,12 @@ pub enum Error {
     /// All steps were carried out, and yet the kernel shows something else.
     #[error("the kernel does not show what was set; still to do:{}", lines(.0))]
     NotReached(Vec<Op>),
+    /// The CA could not do it.
+    #[error(transparent)]
+    Pki(#[from] crate::pki::Error),
+    /// The CA could not do it for everybody.
+    #[error("{}{}", .0, left_alone(.0))]
+    PkiPartly(Outcome),
     /// Some steps of a removal failed; all others were carried out.
     #[error("not everything could be removed:{}", failures(.0))]
     Left(Vec<(Op, StepError)>),
@@ -227,6 +235,12 @@ fn lines(ops: &[Op]) -> String {
         let _ = write!(text, "\n  {op}");
         text
     })
+}
+
+fn left_alone(outcome: &Outcome) -> String {
+    let failed = outcome.failed.iter();
+    let lines = failed.map(|it| format!("{} was left as it was: {}", it.what, it.reason));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn failures(failed: &[(Op, StepError)]) -> String {

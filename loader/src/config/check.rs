@@ -69,7 +69,7 @@ fn refused(error: &figment::Error, places: &Tree) -> (std::ops::Range<usize>, St
 }
 
 /// Mistakes found so far, each with the path of the value, joined by dots (no key has one).
-struct Checker {
+pub(super) struct Checker {
     faults: Vec<(String, String)>,
 }
 
@@ -84,11 +84,11 @@ impl Checker {
         ConfigError { diagnostics }
     }
 
-    fn fault(&mut self, path: impl Into<String>, message: impl Into<String>) {
+    pub(super) fn fault(&mut self, path: impl Into<String>, message: impl Into<String>) {
         self.faults.push((path.into(), message.into()));
     }
 
-    fn value<T: FromStr<Err = Invalid>>(
+    pub(super) fn value<T: FromStr<Err = Invalid>>(
         &mut self,
         path: impl Into<String>,
         text: &str,
@@ -99,7 +99,7 @@ impl Checker {
     }
 
     /// The value of `text`, or of `default` if there is none.
-    fn or<T: FromStr<Err = Invalid>>(
+    pub(super) fn or<T: FromStr<Err = Invalid>>(
         &mut self,
         path: impl Into<String>,
         text: Option<&str>,
@@ -108,7 +108,11 @@ impl Checker {
         self.value(path, text.unwrap_or(default))
     }
 
-    fn list<T: FromStr<Err = Invalid>>(&mut self, path: &str, texts: &[String]) -> Vec<T> {
+    pub(super) fn list<T: FromStr<Err = Invalid>>(
+        &mut self,
+        path: &str,
+        texts: &[String],
+    ) -> Vec<T> {
         texts
             .iter()
             .enumerate()
@@ -122,6 +126,7 @@ impl Checker {
             .then(|| self.wireguard(&raw.wireguard.unwrap_or_default()));
         let seal = self.seal(&raw.seal);
         let policy = self.policy(&raw.policy);
+        let pki = self.pki(&raw.pki);
         let domain = raw.node.trust_domain.as_str();
         let peers: Vec<_> = raw
             .peer
@@ -147,6 +152,7 @@ impl Checker {
             peers: peers.into_iter().collect::<Option<_>>()?,
             seal: seal?,
             policy: policy?,
+            pki: pki?,
             workloads: workloads.into_iter().collect::<Option<_>>()?,
         };
         self.networks(&config);
@@ -281,6 +287,7 @@ impl Checker {
             self.fault(format!("{at}.addresses"), "a workload needs an address");
         }
         let (name, namespace, account) = (name?, namespace?, account?);
+        let dns_names = self.dns_names(&at, &name, &namespace, &raw.dns_names);
         let identity = self.or(
             format!("{at}.identity"),
             raw.identity.as_deref(),
@@ -297,6 +304,7 @@ impl Checker {
             interface: interface?,
             addresses,
             identity: identity?,
+            dns_names,
         })
     }
 

@@ -7,6 +7,7 @@ mod check;
 pub mod choice;
 mod diagnostic;
 pub mod network;
+pub mod pki;
 mod raw;
 mod source;
 pub mod value;
@@ -15,6 +16,7 @@ use std::fmt;
 
 use choice::{Access, Cipher, Existing, Mode};
 use network::{Address, DeviceAddress, Network, PeerEndpoint};
+use pki::{DnsName, Pki};
 use value::{AbsolutePath, InterfaceName, Label, PublicKey, SpiffeId, TrustDomain, WorkloadName};
 
 pub use self::{
@@ -35,6 +37,8 @@ pub struct Config {
     pub seal: Seal,
     /// What may pass unsealed.
     pub policy: Policy,
+    /// How this node's own CA works.
+    pub pki: Pki,
     /// The workloads of this node, in the file's order.
     pub workloads: Vec<Workload>,
 }
@@ -126,6 +130,8 @@ pub struct Workload {
     pub addresses: Vec<Address>,
     /// Folder with its certificate, key and CA.
     pub identity: AbsolutePath,
+    /// Its DNS names.
+    pub dns_names: Vec<DnsName>,
 }
 
 impl Config {

@@ -15,6 +15,8 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) policy: Policy,
     #[serde(default)]
+    pub(super) pki: super::pki::Raw,
+    #[serde(default)]
     pub(super) workload: Vec<Workload>,
 }
 
@@ -78,4 +80,6 @@ pub(super) struct Workload {
     pub(super) interface: Option<String>,
     pub(super) addresses: Vec<String>,
     pub(super) identity: Option<String>,
+    #[serde(default)]
+    pub(super) dns_names: Vec<String>,
 }

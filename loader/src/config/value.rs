@@ -276,6 +276,14 @@ impl fmt::Display for Label {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TrustDomain(String);
 
+impl TrustDomain {
+    /// The domain as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 impl FromStr for TrustDomain {
     type Err = Invalid;
 
