@@ -150,6 +150,8 @@ fn module_configures_the_rest_of_nixos() {
     );
     assert_eq!(module["checks"], json!([check]));
     assert_eq!(module["ports"], json!({"example": [51871], "least": []}));
+    let timer = json!({"underseal-pki": {"wantedBy": ["timers.target"]}});
+    assert_eq!(module["timers"], json!({"on": timer, "off": {}}));
     assert_eq!(module["off"], json!({"etc": {}, "systemPackages": []}));
 }
 

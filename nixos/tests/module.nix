@@ -102,6 +102,7 @@ let
             "10.1.0.10"
             "fd00:1::10"
           ];
+          dns_names = [ "cart.example.org" ];
         }
         {
           name = "web";
@@ -140,6 +141,10 @@ in
   off = (evaluate { } (least // { enable = false; })).environment;
   checks = (evaluate { } example).system.checks;
   services = (evaluate { } example).systemd.services;
+  timers = {
+    on = (evaluate { } (least // { pki.enable = true; })).systemd.timers;
+    off = (evaluate { } least).systemd.timers;
+  };
   modules = (evaluate { } example).boot.kernelModules;
   ports = {
     example = (evaluate { } example).networking.firewall.allowedUDPPorts;

@@ -22,6 +22,7 @@ mod main_job;
 mod modes;
 mod modes_switch;
 mod non_tcp;
+mod pki;
 mod preempt;
 mod preflight;
 mod programs;
@@ -66,6 +67,7 @@ const ALL: &[Scenario] = &[
     one("interop", interop::run),
     one("preflight", preflight::run),
     one("units", units::run),
+    proven(&[], one("pki", pki::run)),
     proven(&[], one("real_databases", real_programs::databases)),
     proven(&[], one("real_web", real_programs::web)),
     proven(&[], one("real_runtimes", real_programs::runtimes)),
