@@ -1,15 +1,16 @@
 //! `underseal pki`: the built-in CA. Files and nothing else: it needs no kernel, and no program
 //! that runs notices it but by new files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
 use super::{Context, Error};
-use crate::config::pki::KeyKind;
+use crate::config::{Config, pki::KeyKind};
+use crate::pki;
 use crate::pki::authority::Authority;
 use crate::pki::request::{self, Allowed};
-use crate::pki::work::{Holding, Outcome, Renewal, Work};
+use crate::pki::work::{Outcome, Renewal, Work, rotate::Holding};
 use crate::report::Report;
 
 /// What the CA can do.
@@ -108,63 +109,66 @@ pub struct Key {
 /// The file is not in order, there is no CA, or something could not be done for somebody.
 pub fn run(context: &Context<'_>, command: Command) -> Result<Report, Error> {
     let config = context.load()?;
-    let open = |key: Option<KeyKind>| Work::open(&config, key);
-    let outcome = match command {
-        Command::Init(Key { key }) => {
-            let pki = &config.pki;
-            let (directory, domain) = (pki.directory.as_path(), config.node.trust_domain.as_str());
-            let kind = key.unwrap_or(pki.key);
-            Authority::init(directory, domain, kind, crate::pki::now())?;
-            Outcome {
-                files: vec![directory.display().to_string()],
-                ..Outcome::default()
-            }
-        }
-        Command::Issue { workloads, key } => open(key.key)?.issue(&workloads)?,
-        Command::Renew { dry_run: true } => open(None)?.renew(Renewal::Dry)?,
-        Command::Renew { dry_run: false } => open(None)?.renew(Renewal::Real)?,
-        Command::List => {
-            let certificates = open(None)?.list();
-            return Ok(Report::PkiList { certificates });
-        }
-        Command::Revoke { which } => open(None)?.revoke(&which)?,
-        Command::Rekey(Key { key }) => open(key)?.rekey()?,
-        Command::RotateCa(Step::Begin) => open(None)?.rotate_begin()?,
-        Command::RotateCa(Step::Switch) => open(None)?.rotate_switch()?,
-        Command::RotateCa(Step::Finish { replaced: true }) => {
-            open(None)?.rotate_finish(Holding::InUse)?
-        }
-        Command::RotateCa(Step::Finish { replaced: false }) => {
-            open(None)?.rotate_finish(Holding::Alive)?
-        }
-        Command::Request {
-            workloads,
-            out,
-            key,
-        } => request::request(&config, &workloads, &out, key.key.unwrap_or(config.pki.key))?,
-        Command::Sign {
-            requests,
-            allow,
-            allow_dns,
-        } => {
-            let allowed = Allowed {
-                ids: allow,
-                dns: allow_dns,
-            };
-            request::sign(&mut open(None)?, &config, &requests, &allowed)?
-        }
-        Command::Bundle { folder } => {
-            request::write_bundle(&folder, &open(None)?.bundle()?)?;
-            Outcome {
-                files: vec![folder.display().to_string()],
-                ..Outcome::default()
-            }
-        }
-        Command::Install { folder } => request::install(&config, &folder)?,
-    };
+    if let Command::List = command {
+        let certificates = Work::open(&config, None)?.list();
+        return Ok(Report::PkiList { certificates });
+    }
+    let outcome = change(&config, command)?;
     if outcome.failed.is_empty() {
         Ok(Report::Pki(outcome))
     } else {
         Err(Error::PkiPartly(outcome))
+    }
+}
+
+fn change(config: &Config, command: Command) -> Result<Outcome, pki::Error> {
+    let open = |key: Option<KeyKind>| Work::open(config, key);
+    match command {
+        Command::Init(Key { key }) => init(config, key),
+        Command::Issue { workloads, key } => open(key.key)?.issue(&workloads),
+        Command::Renew { dry_run: true } => open(None)?.renew(Renewal::Dry),
+        Command::Renew { dry_run: false } => open(None)?.renew(Renewal::Real),
+        Command::List => Ok(Outcome::default()),
+        Command::Revoke { which } => open(None)?.revoke(&which),
+        Command::Rekey(Key { key }) => open(key)?.rekey(),
+        Command::RotateCa(step) => rotate(&mut open(None)?, &step),
+        Command::Request {
+            workloads,
+            out,
+            key,
+        } => request::request(config, &workloads, &out, key.key.unwrap_or(config.pki.key)),
+        Command::Sign {
+            requests,
+            allow: ids,
+            allow_dns: dns,
+        } => request::sign(&mut open(None)?, config, &requests, &Allowed { ids, dns }),
+        Command::Bundle { folder } => {
+            request::write_bundle(&folder, &open(None)?.bundle()?)?;
+            Ok(wrote(&folder))
+        }
+        Command::Install { folder } => request::install(config, &folder),
+    }
+}
+
+fn init(config: &Config, key: Option<KeyKind>) -> Result<Outcome, pki::Error> {
+    let directory = config.pki.directory.as_path();
+    let domain = config.node.trust_domain.as_str();
+    Authority::init(directory, domain, key.unwrap_or(config.pki.key), pki::now())?;
+    Ok(wrote(directory))
+}
+
+fn rotate(work: &mut Work<'_>, step: &Step) -> Result<Outcome, pki::Error> {
+    match step {
+        Step::Begin => work.rotate_begin(),
+        Step::Switch => work.rotate_switch(),
+        Step::Finish { replaced: true } => work.rotate_finish(Holding::InUse),
+        Step::Finish { replaced: false } => work.rotate_finish(Holding::Alive),
+    }
+}
+
+fn wrote(folder: &Path) -> Outcome {
+    Outcome {
+        files: vec![folder.display().to_string()],
+        ..Outcome::default()
     }
 }
