@@ -178,6 +178,8 @@ in
       reloadTriggers = [ file ];
     };
     systemd.services.underseal-handshake.wantedBy = [ "multi-user.target" ];
-    systemd.timers.underseal-pki = lib.mkIf cfg.pki.enable { wantedBy = [ "timers.target" ]; };
+    systemd.timers = lib.mkIf cfg.pki.enable {
+      underseal-pki.wantedBy = [ "timers.target" ];
+    };
   };
 }
