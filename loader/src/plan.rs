@@ -199,6 +199,17 @@ fn contents(desired: &State, observed: &State) -> Stage {
                 .push(DatapathOp::SetNode(*id, node.clone()).into());
         }
     }
+    for (id, bundle) in &wanted.bundles {
+        if found.bundles.get(id) != Some(bundle) {
+            stage
+                .add
+                .push(DatapathOp::SetBundle(*id, bundle.clone()).into());
+        }
+    }
+    let gone = |id: &&u32| !wanted.bundles.contains_key(id);
+    for id in found.bundles.keys().filter(gone) {
+        stage.remove.push(DatapathOp::DeleteBundle(*id).into());
+    }
     for (net, endpoint) in &wanted.ipcache {
         if found.ipcache.get(net) != Some(endpoint) {
             stage

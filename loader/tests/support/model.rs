@@ -103,6 +103,10 @@ impl Model {
                 datapath.nodes.insert(*id, node.clone());
             }
             DatapathOp::DeleteNode(id) => drop(datapath.nodes.remove(id)),
+            DatapathOp::SetBundle(id, bundle) => {
+                datapath.bundles.insert(*id, bundle.clone());
+            }
+            DatapathOp::DeleteBundle(id) => drop(datapath.bundles.remove(id)),
             DatapathOp::SetEndpoint(net, endpoint) => {
                 datapath.ipcache.insert(*net, *endpoint);
             }
