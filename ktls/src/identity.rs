@@ -530,6 +530,43 @@ mod tests {
     }
 
     #[test]
+    fn revocation_lists_are_read_if_they_are_there_and_must_be_some() {
+        let ca = Ca::new("ca");
+        let mut leaf = Leaf::of(CART);
+        leaf.serial = Some(7);
+        let directory = tempfile::tempdir().unwrap();
+        let lists = ca.revoke(&[7], -60..60) + &ca.revoke(&[], -60..60);
+        ca.issue(&leaf).revoking(&lists).write(directory.path());
+        let identity = Identity::load(directory.path()).unwrap();
+        let now = rustls::pki_types::UnixTime::now();
+        let verdict = identity
+            .trust()
+            .still_accepts(&identity.chain()[0], &[], now);
+        assert_eq!(verdict, Err(crate::Refusal::Revoked));
+        let path = directory.path().join(LISTS);
+        fs::write(&path, "").unwrap();
+        assert!(identity.is_stale());
+        let error = error_of(directory.path());
+        assert!(
+            error.contains("ca.crl` holds a bad revocation list"),
+            "{error}"
+        );
+        fs::remove_file(&path).unwrap();
+        Identity::load(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn a_certificate_is_due_an_hour_before_its_end_or_a_quarter_of_its_life() {
+        let due = |valid| {
+            let directory = issued(|leaf| leaf.valid = valid);
+            let identity = Identity::load(directory.path()).unwrap();
+            identity.is_due(SystemTime::now())
+        };
+        assert!(!due(-60..86_400) && !due(-82_000..4000) && due(-83_000..3400));
+        assert!(!due(-60..600) && due(-600..60));
+    }
+
+    #[test]
     fn spiffe_ids_that_do_not_serve() {
         for (uris, expected) in [
             (vec![], "no URI name"),
