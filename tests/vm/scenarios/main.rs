@@ -59,7 +59,7 @@ const ALL: &[Scenario] = &[
     one("takeover", takeover::run),
     two("strict", strict::run),
     one("refused", refused::run),
-    one("identities", identities::run),
+    proven(&["7.3"], one("identities", identities::run)),
     proven(&["7.3"], one("non_tcp", non_tcp::run)),
     one("host_network", host_network::run),
     proven(&["7.3"], one("preempt", preempt::run)),
