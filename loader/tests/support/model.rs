@@ -99,13 +99,9 @@ impl Model {
                 datapath.workloads.insert(*id, workload.clone());
             }
             DatapathOp::DeleteWorkload(id) => drop(datapath.workloads.remove(id)),
-            DatapathOp::SetNode(id, node) => {
-                datapath.nodes.insert(*id, node.clone());
-            }
+            DatapathOp::SetNode(id, node) => drop(datapath.nodes.insert(*id, node.clone())),
             DatapathOp::DeleteNode(id) => drop(datapath.nodes.remove(id)),
-            DatapathOp::SetBundle(id, bundle) => {
-                datapath.bundles.insert(*id, bundle.clone());
-            }
+            DatapathOp::SetBundle(id, bundle) => drop(datapath.bundles.insert(*id, bundle.clone())),
             DatapathOp::DeleteBundle(id) => drop(datapath.bundles.remove(id)),
             DatapathOp::SetEndpoint(net, endpoint) => {
                 datapath.ipcache.insert(*net, *endpoint);
