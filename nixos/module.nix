@@ -99,6 +99,9 @@ in
             "reset"
             "keep"
           ]) "reset" "What happens to plaintext connections that are open at the take-over.";
+          close_revoked =
+            optional types.bool true
+              "Whether open connections end when a certificate they were made with is revoked.";
           port = optional types.port 51872 "TCP port inside of the tunnel for the nodes' helpers.";
         }) { } "How connections between workloads are sealed.";
 
@@ -130,6 +133,11 @@ in
           interface = optional types.str "eth0" "Its own end of a veth pair.";
           addresses = option strings "Its addresses, out of the node's networks.";
         })) [ ] "The workloads of this node.";
+
+        trust_bundle = optional (types.listOf (section {
+          trust_domain = option types.str "Another trust domain.";
+          file = option types.str "Path of its CAs' certificates, PEM.";
+        })) [ ] "Whom workloads of other trust domains are verified against.";
       };
     };
   };

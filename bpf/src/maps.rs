@@ -9,8 +9,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use underseal_abi::{
-    Config, Conn, Counter, Endpoint, Event, EventKind, Flow, Mode, Netns, Node, Policy, Sleeper,
-    Socket, State, Tally, Workload, mode_of,
+    Bundle, Chain, Config, Conn, Counter, Endpoint, Event, EventKind, Flow, Mode, Netns, Node,
+    Policy, Seal, Sleeper, Socket, State, Tally, Workload, mode_of,
 };
 
 use crate::sys::{Sock, add};
@@ -47,6 +47,16 @@ static STATES: SkStorage<u32> = SkStorage::new();
 static SOCKETS: SkStorage<Socket> = SkStorage::new();
 #[btf_map]
 static FLOWS: SkStorage<Flow> = SkStorage::new();
+/// These three are declared here so that they live and are pinned with the rest; user space alone uses them.
+#[btf_map]
+static SEALS: HashMap<u64, Seal, 131072, { aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+#[btf_map]
+static CHAINS: HashMap<[u8; 32], Chain, 4096, { aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+#[btf_map]
+static BUNDLES: HashMap<u32, Bundle, 256, { aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
 
 /// Counts one packet, connection or call of `bytes`.
 #[inline(always)]

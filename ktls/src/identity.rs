@@ -2,16 +2,18 @@
 //!
 //! [`Identity::load`] reads a directory in the layout of a cert-manager Secret: `tls.crt` (leaf
 //! first, then intermediates), `tls.key` (PKCS#8, SEC1 or PKCS#1) and `ca.crt` (the bundle that
-//! peers are verified against), all PEM. Nothing here contacts a CA or writes a file.
+//! peers are verified against), all PEM; and, if it is there, `ca.crl`, any number of revocation
+//! lists. Bundles of other trust domains are files of their own ([`Bundle`]). Nothing here contacts
+//! a CA or writes a file.
 
 use crate::{
     spiffe::SpiffeId,
     svid::{Svid, SvidError},
-    verify::Trust,
+    trust::Trust,
 };
 use rustls::{
     crypto::aws_lc_rs::sign::any_supported_type,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject},
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use std::{
@@ -24,9 +26,20 @@ use std::{
 use x509_parser::time::ASN1Time;
 use zeroize::{Zeroize, Zeroizing};
 
+/// The trust bundle of another trust domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bundle {
+    /// The domain that it alone vouches for.
+    pub trust_domain: String,
+    /// Its certificates, PEM.
+    pub file: PathBuf,
+}
+
 /// A workload's certificate chain, private key and trust bundle, loaded and checked.
 pub struct Identity {
     directory: PathBuf,
+    bundles: Vec<Bundle>,
+    chain: Vec<CertificateDer<'static>>,
     svid: Svid,
     pub(crate) key: Arc<SingleCertAndKey>,
     pub(crate) trust: Arc<Trust>,
@@ -43,16 +56,30 @@ impl Identity {
     ///
     /// Each [`IdentityError`] names the file; a certificate outside its validity is one of them.
     pub fn load(directory: &Path) -> Result<Self, IdentityError> {
-        for _ in 0..LOAD_ATTEMPTS {
-            let stamp = Stamp::take(directory)?;
-            let identity = Self::read(directory, stamp);
-            if Stamp::take(directory)? == stamp {
-                return identity;
-            }
-        }
-        Err(IdentityError::Changing {
-            path: directory.to_owned(),
+        Self::load_with(directory, &[])
+    }
+
+    /// Loads the identity in `directory`; peers of other trust domains are verified against `bundles`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Identity::load`].
+    pub fn load_with(directory: &Path, bundles: &[Bundle]) -> Result<Self, IdentityError> {
+        unchanged(directory, bundles, |stamp| {
+            Self::read(directory, bundles, stamp)
         })
+    }
+
+    /// The chain that it presents, leaf first.
+    #[must_use]
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
+    }
+
+    /// What it holds peers against.
+    #[must_use]
+    pub fn trust(&self) -> &Arc<Trust> {
+        &self.trust
     }
 
     /// The directory it was loaded from.
@@ -77,7 +104,22 @@ impl Identity {
     /// Whether the files were changed, replaced or removed since they were loaded.
     #[must_use]
     pub fn is_stale(&self) -> bool {
-        Stamp::take(&self.directory).ok() != Some(self.stamp)
+        Stamp::take(&self.directory, &self.bundles) != self.stamp
+    }
+
+    /// When the leaf certificate ends, as text.
+    #[must_use]
+    pub fn end(&self) -> String {
+        date(self.svid.not_after)
+    }
+
+    /// Whether the leaf certificate should have been renewed by `now`: less than an hour is left,
+    /// or less than a quarter of its life if that is shorter.
+    #[must_use]
+    pub fn is_due(&self, now: SystemTime) -> bool {
+        let life = self.svid.not_after.saturating_sub(self.svid.not_before);
+        let left = self.not_after().duration_since(now).unwrap_or_default();
+        left < DUE.min(Duration::from_secs(u64::try_from(life / 4).unwrap_or(0)))
     }
 
     /// Checks that the leaf certificate is valid now.
@@ -89,7 +131,7 @@ impl Identity {
         check_validity(&self.svid, &self.directory.join(CERTIFICATE))
     }
 
-    fn read(directory: &Path, stamp: Stamp) -> Result<Self, IdentityError> {
+    fn read(directory: &Path, bundles: &[Bundle], stamp: &Stamp) -> Result<Self, IdentityError> {
         let path = directory.join(CERTIFICATE);
         let chain = read_certificates(&path)?;
         let svid = Svid::parse(&chain[0]).map_err(|reason| IdentityError::Svid {
@@ -97,22 +139,50 @@ impl Identity {
             reason,
         })?;
         check_validity(&svid, &path)?;
-        let key = read_key(directory, chain)?;
-        let bundle = directory.join(BUNDLE);
-        let trust = Trust::new(read_certificates(&bundle)?).map_err(|reason| {
-            IdentityError::BadCertificate {
-                path: bundle,
-                reason,
-            }
-        })?;
+        let key = read_key(directory, chain.clone())?;
+        let trust = read_trust(directory, svid.id.trust_domain(), bundles)?;
         Ok(Self {
             directory: directory.to_owned(),
+            bundles: bundles.to_vec(),
+            chain,
             svid,
             key: Arc::new(key.into()),
             trust: Arc::new(trust),
-            stamp,
+            stamp: stamp.clone(),
         })
     }
+}
+
+impl Trust {
+    /// Loads what a workload of `domain` with its identity in `directory` holds peers against; neither certificate nor
+    /// key is looked at.
+    ///
+    /// # Errors
+    ///
+    /// As [`Identity::load`].
+    pub fn load(directory: &Path, domain: &str, bundles: &[Bundle]) -> Result<Self, IdentityError> {
+        unchanged(directory, bundles, |_| {
+            read_trust(directory, domain, bundles)
+        })
+    }
+}
+
+/// What `read` makes of the files, none of which has changed meanwhile.
+fn unchanged<T>(
+    directory: &Path,
+    bundles: &[Bundle],
+    read: impl Fn(&Stamp) -> Result<T, IdentityError>,
+) -> Result<T, IdentityError> {
+    for _ in 0..LOAD_ATTEMPTS {
+        let stamp = Stamp::take(directory, bundles);
+        let made = read(&stamp);
+        if Stamp::take(directory, bundles) == stamp {
+            return made;
+        }
+    }
+    Err(IdentityError::Changing {
+        path: directory.to_owned(),
+    })
 }
 
 impl fmt::Debug for Identity {
@@ -165,6 +235,14 @@ pub enum IdentityError {
         /// The file.
         path: PathBuf,
     },
+    /// The file of revocation lists holds something else, or nothing.
+    #[error("`{}` holds a bad revocation list: {reason}", path.display())]
+    BadList {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// The private key is not that of the certificate.
     #[error("the key in `{}` does not belong to the certificate beside it", path.display())]
     KeyMismatch {
@@ -187,6 +265,14 @@ pub enum IdentityError {
         /// Its `notAfter`.
         since: String,
     },
+    /// The leaf certificate ends soon.
+    #[error("the certificate in `{}` ends at {until} and has not been renewed", path.display())]
+    Due {
+        /// The certificate file.
+        path: PathBuf,
+        /// Its `notAfter`.
+        until: String,
+    },
     /// The leaf certificate is not valid yet.
     #[error("the certificate in `{}` is valid only from {from}: check the clock", path.display())]
     NotYetValid {
@@ -197,11 +283,11 @@ pub enum IdentityError {
     },
 }
 
-/// What tells one state of the three files from another without reading them.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Stamp([FileStamp; 3]);
+/// What tells one state of the files from another without reading them. A file that is not there is a state too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp(Vec<Option<FileStamp>>);
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FileStamp {
     device: u64,
     inode: u64,
@@ -212,16 +298,22 @@ struct FileStamp {
 }
 
 impl Stamp {
-    fn take(directory: &Path) -> Result<Self, IdentityError> {
-        let of = |name| FileStamp::take(&directory.join(name));
-        Ok(Self([of(CERTIFICATE)?, of(KEY)?, of(BUNDLE)?]))
+    pub(crate) fn take(directory: &Path, bundles: &[Bundle]) -> Self {
+        let own = [CERTIFICATE, KEY, BUNDLE, LISTS].map(|name| directory.join(name));
+        let others = bundles.iter().map(|bundle| bundle.file.clone());
+        Self(
+            own.into_iter()
+                .chain(others)
+                .map(|path| FileStamp::take(&path))
+                .collect(),
+        )
     }
 }
 
 impl FileStamp {
-    fn take(path: &Path) -> Result<Self, IdentityError> {
-        let meta = fs::metadata(path).map_err(|reason| unreadable(path, reason))?;
-        Ok(Self {
+    fn take(path: &Path) -> Option<Self> {
+        let meta = fs::metadata(path).ok()?;
+        Some(Self {
             device: meta.dev(),
             inode: meta.ino(),
             size: meta.size(),
@@ -229,6 +321,52 @@ impl FileStamp {
             changed: (meta.ctime(), meta.ctime_nsec()),
         })
     }
+}
+
+fn read_trust(directory: &Path, domain: &str, bundles: &[Bundle]) -> Result<Trust, IdentityError> {
+    let bad = |path: &Path, reason| IdentityError::BadCertificate {
+        path: path.to_owned(),
+        reason,
+    };
+    let own = directory.join(BUNDLE);
+    let mut trust =
+        Trust::new(domain, read_certificates(&own)?).map_err(|reason| bad(&own, reason))?;
+    for Bundle { trust_domain, file } in bundles {
+        trust
+            .add(trust_domain, read_certificates(file)?)
+            .map_err(|reason| bad(file, reason))?;
+    }
+    let path = directory.join(LISTS);
+    for list in read_lists(&path)? {
+        trust
+            .revoke(&list)
+            .map_err(|reason| IdentityError::BadList {
+                path: path.clone(),
+                reason,
+            })?;
+    }
+    Ok(trust)
+}
+
+/// The revocation lists in the file; none if there is no file. A file without a list is a mistake: an empty file would
+/// make everything good that was revoked.
+fn read_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, IdentityError> {
+    let bad = |reason: String| IdentityError::BadList {
+        path: path.to_owned(),
+        reason,
+    };
+    let pem = match fs::read(path) {
+        Ok(pem) => pem,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(unreadable(path, error)),
+    };
+    let lists = CertificateRevocationListDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| bad(error.to_string()))?;
+    if lists.is_empty() {
+        return Err(bad("there is none in it".to_owned()));
+    }
+    Ok(lists)
 }
 
 /// The certificates in the file, at least one.
@@ -305,6 +443,9 @@ fn unreadable(path: &Path, reason: io::Error) -> IdentityError {
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
 const BUNDLE: &str = "ca.crt";
+const LISTS: &str = "ca.crl";
+/// By then whoever renews has had its chance.
+const DUE: Duration = Duration::from_secs(3600);
 
 /// A renewal replaces the files once; to meet one in each of three loads takes a broken writer.
 const LOAD_ATTEMPTS: usize = 3;
@@ -386,6 +527,43 @@ mod tests {
         fs::copy(other.path().join(KEY), one.path().join(KEY)).unwrap();
         let error = error_of(one.path());
         assert!(error.contains("tls.key` does not belong"), "{error}");
+    }
+
+    #[test]
+    fn revocation_lists_are_read_if_they_are_there_and_must_be_some() {
+        let ca = Ca::new("ca");
+        let mut leaf = Leaf::of(CART);
+        leaf.serial = Some(7);
+        let directory = tempfile::tempdir().unwrap();
+        let lists = ca.revoke(&[7], -60..60) + &ca.revoke(&[], -60..60);
+        ca.issue(&leaf).revoking(&lists).write(directory.path());
+        let identity = Identity::load(directory.path()).unwrap();
+        let now = rustls::pki_types::UnixTime::now();
+        let verdict = identity
+            .trust()
+            .still_accepts(&identity.chain()[0], &[], now);
+        assert_eq!(verdict, Err(crate::Refusal::Revoked));
+        let path = directory.path().join(LISTS);
+        fs::write(&path, "").unwrap();
+        assert!(identity.is_stale());
+        let error = error_of(directory.path());
+        assert!(
+            error.contains("ca.crl` holds a bad revocation list"),
+            "{error}"
+        );
+        fs::remove_file(&path).unwrap();
+        Identity::load(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn a_certificate_is_due_an_hour_before_its_end_or_a_quarter_of_its_life() {
+        let due = |valid| {
+            let directory = issued(|leaf| leaf.valid = valid);
+            let identity = Identity::load(directory.path()).unwrap();
+            identity.is_due(SystemTime::now())
+        };
+        assert!(!due(-60..86_400) && !due(-82_000..4000) && due(-83_000..3400));
+        assert!(!due(-60..600) && due(-600..60));
     }
 
     #[test]

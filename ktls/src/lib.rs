@@ -18,6 +18,7 @@ pub mod identity;
 pub mod install;
 pub mod memory;
 mod party;
+pub mod pattern;
 pub mod probe;
 pub mod record;
 mod relay;
@@ -29,14 +30,16 @@ mod svid;
 mod sys;
 #[cfg(test)]
 mod testing;
+pub mod trust;
 pub mod verify;
 
-pub use identity::{Identity, IdentityError};
+pub use identity::{Bundle, Identity, IdentityError};
 pub use party::{Expects, HandshakeError, Party, Role};
 pub use relay::Relay;
 pub use secrets::{Cipher, SocketKeys, TrafficKeys};
 pub use spiffe::{SpiffeId, SpiffeIdError};
 pub use store::IdentityStore;
-pub use svid::SvidError;
+pub use svid::{Svid, SvidError};
 pub use sys::{cookie, set_notsent_lowat};
+pub use trust::Trust;
 pub use verify::{PeerVerifier, Refusal};

@@ -33,8 +33,15 @@ pub struct Party<'a> {
 pub enum Expects<'a> {
     /// This workload alone.
     Workload(&'a SpiffeId),
-    /// Any workload of the trust domain that this ID belongs to. For a peer on another node, whose
-    /// workloads this one does not know.
+    /// This workload alone, and its certificate must have all of these DNS names.
+    Named {
+        /// Its SPIFFE ID.
+        id: &'a SpiffeId,
+        /// In lower case, without a trailing dot.
+        dns_names: &'a [String],
+    },
+    /// Any workload of the trust domain that this ID belongs to, or of another domain that the identity has a bundle
+    /// for. For a peer on another node, whose workloads this one does not know.
     AnyOfDomainOf(&'a SpiffeId),
 }
 

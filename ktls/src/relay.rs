@@ -7,7 +7,9 @@ use crate::{
     party::{self, HandshakeError, Party, Role},
     secrets::{Cipher, SocketKeys},
 };
-use rustls::{ClientConnection, ConnectionCommon, ServerConnection, SideData};
+use rustls::{
+    ClientConnection, ConnectionCommon, ServerConnection, SideData, pki_types::CertificateDer,
+};
 
 /// A handshake under way.
 pub struct Relay {
@@ -50,6 +52,17 @@ impl Relay {
             End::Client(connection) => advance(connection, bytes, Role::Client),
             End::Server(connection) => advance(connection, bytes, Role::Server),
         }
+    }
+
+    /// The chain that the peer has presented, leaf first; empty before it has.
+    #[must_use]
+    pub fn peer_chain(&self) -> Vec<CertificateDer<'static>> {
+        let chain = match &self.end {
+            End::Client(c) => c.peer_certificates(),
+            End::Server(c) => c.peer_certificates(),
+        };
+        let chain = chain.unwrap_or_default().iter();
+        chain.map(|one| one.clone().into_owned()).collect()
     }
 
     /// The keys of this end.

@@ -1,19 +1,37 @@
-//! Loaded identities, kept until their files change.
+//! Loaded identities, kept until there are others that can be used.
 
-use crate::identity::{Identity, IdentityError};
+use crate::identity::{Bundle, Identity, IdentityError, Stamp};
 use std::{
     collections::HashMap,
+    mem,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
 /// A cache of identities by directory.
 ///
-/// Every [`IdentityStore::identity`] looks at the files first (three `stat` calls), so that a
+/// Every [`IdentityStore::identity`] looks at the files first (a `stat` call for each), so that a
 /// renewed certificate serves the next handshake without any signal or watch.
+///
+/// New files that cannot be used are complained of, once, and the old certificate serves until its
+/// end: a failed renewal does no harm while there is time to mend it.
 #[derive(Debug, Default)]
 pub struct IdentityStore {
-    loaded: Mutex<HashMap<PathBuf, Arc<Identity>>>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    bundles: Vec<Bundle>,
+    loaded: HashMap<PathBuf, Entry>,
+    complaints: Vec<(PathBuf, IdentityError)>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    identity: Arc<Identity>,
+    /// The state of the files that could not be used, while that is so.
+    broken: Option<Stamp>,
 }
 
 impl IdentityStore {
@@ -23,29 +41,90 @@ impl IdentityStore {
         Self::default()
     }
 
-    /// The identity in `directory` as its files are now.
-    ///
-    /// New files that cannot be used are an error, even if the old certificate would still be
-    /// valid: to go on with it in silence would hide the mistake until the day it expires.
+    /// Peers of other trust domains are verified against these bundles from now on.
+    pub fn set_bundles(&self, bundles: Vec<Bundle>) {
+        let mut inner = self.inner();
+        if inner.bundles != bundles {
+            // What was loaded with other bundles trusts others.
+            inner.loaded.clear();
+            inner.bundles = bundles;
+        }
+    }
+
+    /// The identity in `directory` as its files are now, or as they were when they could be used
+    /// last, if that has not ended.
     ///
     /// # Errors
     ///
-    /// Those of [`Identity::load`].
+    /// Those of [`Identity::load`], if there is no old one to go on with.
     pub fn identity(&self, directory: &Path) -> Result<Arc<Identity>, IdentityError> {
-        // A panic elsewhere cannot have left the map half-changed.
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(identity) = loaded.get(directory)
-            && !identity.is_stale()
-            && identity.check_validity().is_ok()
-        {
-            return Ok(Arc::clone(identity));
+        let mut inner = self.inner();
+        let old = inner.loaded.remove(directory);
+        let old = old.filter(|entry| entry.identity.check_validity().is_ok());
+        if let Some(entry) = old {
+            let stamp = entry
+                .broken
+                .is_some()
+                .then(|| Stamp::take(directory, &inner.bundles));
+            let settled = match &entry.broken {
+                None => !entry.identity.is_stale(),
+                broken => *broken == stamp,
+            };
+            if settled {
+                return Ok(inner.keep(directory, entry));
+            }
+            return Ok(inner.renew(directory, entry));
         }
-        // Whatever comes of the load, what is in the map serves no longer; a directory that is
-        // gone must not keep its key in memory.
-        loaded.remove(directory);
-        let identity = Arc::new(Identity::load(directory)?);
-        loaded.insert(directory.to_owned(), Arc::clone(&identity));
-        Ok(identity)
+        let identity = Arc::new(Identity::load_with(directory, &inner.bundles)?);
+        let broken = None;
+        Ok(inner.keep(directory, Entry { identity, broken }))
+    }
+
+    /// Whether the files in `directory` cannot be used, so that an older certificate serves.
+    #[must_use]
+    pub fn is_broken(&self, directory: &Path) -> bool {
+        let inner = self.inner();
+        let entry = inner.loaded.get(directory);
+        entry.is_some_and(|entry| entry.broken.is_some())
+    }
+
+    /// Directories whose new files could not be used, and why; each is told of once.
+    #[must_use]
+    pub fn take_complaints(&self) -> Vec<(PathBuf, IdentityError)> {
+        mem::take(&mut self.inner().complaints)
+    }
+
+    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
+        // A panic elsewhere cannot have left the map half-changed.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn keep(&mut self, directory: &Path, entry: Entry) -> Arc<Identity> {
+        let identity = Arc::clone(&entry.identity);
+        self.loaded.insert(directory.to_owned(), entry);
+        identity
+    }
+
+    /// The files have changed since `old` was loaded, or since they could not be used.
+    fn renew(&mut self, directory: &Path, old: Entry) -> Arc<Identity> {
+        // Taken first: what changes after this makes another try.
+        let stamp = Stamp::take(directory, &self.bundles);
+        let entry = match Identity::load_with(directory, &self.bundles) {
+            Ok(identity) => Entry {
+                identity: Arc::new(identity),
+                broken: None,
+            },
+            Err(error) => {
+                self.complaints.push((directory.to_owned(), error));
+                Entry {
+                    broken: Some(stamp),
+                    ..old
+                }
+            }
+        };
+        self.keep(directory, entry)
     }
 }
 
@@ -79,18 +158,67 @@ mod tests {
     }
 
     #[test]
-    fn broken_files_are_an_error_until_they_are_mended() {
+    fn broken_files_leave_the_old_identity_and_are_told_of_once() {
         let directory = tempfile::tempdir().unwrap();
         let ca = Ca::new("ca");
         let store = IdentityStore::new();
         ca.issue(&Leaf::of(CART)).write(directory.path());
         store.identity(directory.path()).unwrap();
         std::fs::remove_file(directory.path().join("tls.key")).unwrap();
-        let error = store.identity(directory.path()).unwrap_err().to_string();
-        assert!(error.contains("tls.key"), "{error}");
-        assert!(store.loaded.lock().unwrap().is_empty());
-        ca.issue(&Leaf::of(CART)).write(directory.path());
+        for _ in 0..2 {
+            let kept = store.identity(directory.path()).unwrap();
+            assert!(kept.is_stale() && store.is_broken(directory.path()));
+        }
+        let [(at, error)] = &store.take_complaints()[..] else {
+            panic!("not told of once");
+        };
+        assert_eq!(at, directory.path());
+        assert!(error.to_string().contains("tls.key"), "{error}");
+        ca.issue(&Leaf::of(TILL)).write(directory.path());
+        let renewed = store.identity(directory.path()).unwrap();
+        assert_eq!(renewed.id().as_str(), TILL);
+        assert!(!store.is_broken(directory.path()) && store.take_complaints().is_empty());
+    }
+
+    #[test]
+    fn broken_files_do_not_serve_once_the_old_identity_has_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut leaf = Leaf::of(CART);
+        leaf.valid = -3600..1;
+        Ca::new("ca").issue(&leaf).write(directory.path());
+        let store = IdentityStore::new();
+        let identity = store.identity(directory.path()).unwrap();
+        std::fs::write(directory.path().join("ca.crt"), "").unwrap();
         store.identity(directory.path()).unwrap();
+        // The end is a second of the clock, not an event.
+        while identity.check_validity().is_ok() {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        let error = store.identity(directory.path()).unwrap_err();
+        assert!(matches!(error, IdentityError::Expired { .. }), "{error}");
+    }
+
+    #[test]
+    fn nothing_serves_that_was_never_good() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = IdentityStore::new();
+        let error = store.identity(directory.path()).unwrap_err().to_string();
+        assert!(error.contains("tls.crt"), "{error}");
+    }
+
+    #[test]
+    fn other_bundles_are_another_identity() {
+        let (directory, partner) = (tempfile::tempdir().unwrap(), Ca::new("partner"));
+        Ca::new("ca").issue(&Leaf::of(CART)).write(directory.path());
+        let store = IdentityStore::new();
+        let before = store.identity(directory.path()).unwrap();
+        assert!(!before.trust().knows("partner.test"));
+        let file = directory.path().join("partner.pem");
+        std::fs::write(&file, partner.root()).unwrap();
+        let trust_domain = "partner.test".to_owned();
+        store.set_bundles(vec![Bundle { trust_domain, file }]);
+        let after = store.identity(directory.path()).unwrap();
+        assert!(after.trust().knows("partner.test"));
     }
 
     #[test]

@@ -4,7 +4,10 @@
 //! <https://github.com/spiffe/spiffe/blob/v1.0.0/standards/X509-SVID.md>. Signatures and validity
 //! are not looked at here.
 
-use crate::spiffe::{SpiffeId, SpiffeIdError};
+use crate::{
+    pattern,
+    spiffe::{SpiffeId, SpiffeIdError},
+};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// Why a certificate is no X.509-SVID of a workload.
@@ -37,8 +40,10 @@ pub enum SvidError {
 
 /// The parts of a leaf certificate that count.
 #[derive(Clone, Debug)]
-pub(crate) struct Svid {
+pub struct Svid {
     pub(crate) id: SpiffeId,
+    /// In lower case.
+    dns_names: Vec<String>,
     /// Seconds since the epoch.
     pub(crate) not_before: i64,
     /// Seconds since the epoch.
@@ -46,7 +51,11 @@ pub(crate) struct Svid {
 }
 
 impl Svid {
-    pub(crate) fn parse(der: &[u8]) -> Result<Self, SvidError> {
+    /// Reads a leaf certificate. Nothing about it is verified.
+    ///
+    /// # Errors
+    /// It is no X.509-SVID of a workload.
+    pub fn parse(der: &[u8]) -> Result<Self, SvidError> {
         let (rest, certificate) = X509Certificate::from_der(der).map_err(malformed)?;
         if !rest.is_empty() {
             return Err(SvidError::Malformed("bytes follow it".to_owned()));
@@ -56,10 +65,52 @@ impl Svid {
         }
         Ok(Self {
             id: only_id(&certificate)?,
+            dns_names: dns_names(&certificate)?,
             not_before: certificate.validity().not_before.timestamp(),
             not_after: certificate.validity().not_after.timestamp(),
         })
     }
+
+    /// The workload's SPIFFE ID.
+    #[must_use]
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// The DNS names in it, in lower case.
+    pub fn dns_names(&self) -> impl Iterator<Item = &str> {
+        self.dns_names.iter().map(String::as_str)
+    }
+
+    /// Whether exactly this DNS name is in it.
+    #[must_use]
+    pub fn has_dns_name(&self, name: &str) -> bool {
+        self.dns_names().any(|own| own.eq_ignore_ascii_case(name))
+    }
+
+    /// Whether a DNS name in it fits a pattern; see [`pattern::dns_name`].
+    #[must_use]
+    pub fn matches_dns_name(&self, pattern: &str) -> bool {
+        self.dns_names()
+            .any(|name| pattern::dns_name(pattern, name))
+    }
+
+    /// Whether its SPIFFE ID fits a pattern; see [`pattern::spiffe_id`].
+    #[must_use]
+    pub fn matches_id(&self, pattern: &str) -> bool {
+        pattern::spiffe_id(pattern, &self.id)
+    }
+}
+
+fn dns_names(certificate: &X509Certificate<'_>) -> Result<Vec<String>, SvidError> {
+    let names = certificate.subject_alternative_name().map_err(malformed)?;
+    let names = names.iter().flat_map(|n| &n.value.general_names);
+    Ok(names
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+            _ => None,
+        })
+        .collect())
 }
 
 fn is_authority(certificate: &X509Certificate<'_>) -> Result<bool, SvidError> {

@@ -2,8 +2,9 @@
 
 use crate::identity::Identity;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SanType,
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use std::{fs, ops::Range, path::Path};
@@ -22,6 +23,9 @@ pub(crate) struct Leaf {
     /// Seconds from now.
     pub(crate) valid: Range<i64>,
     pub(crate) usages: Vec<ExtendedKeyUsagePurpose>,
+    pub(crate) dns_names: Vec<&'static str>,
+    /// None: random.
+    pub(crate) serial: Option<u64>,
 }
 
 /// The contents of the three files.
@@ -29,6 +33,7 @@ pub(crate) struct Issued {
     certificate: String,
     key: String,
     bundle: String,
+    lists: String,
 }
 
 /// A good identity named `id`.
@@ -45,6 +50,8 @@ impl Leaf {
                 ExtendedKeyUsagePurpose::ClientAuth,
                 ExtendedKeyUsagePurpose::ServerAuth,
             ],
+            dns_names: Vec::new(),
+            serial: None,
         }
     }
 }
@@ -52,7 +59,7 @@ impl Leaf {
 impl Ca {
     pub(crate) fn new(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
-        let issuer = CertifiedIssuer::self_signed(authority(name, -60..7200), key).unwrap();
+        let issuer = CertifiedIssuer::self_signed(authority(name, -7200..7200), key).unwrap();
         let root = issuer.pem();
         Self {
             issuer,
@@ -76,6 +83,31 @@ impl Ca {
         }
     }
 
+    /// The root, PEM.
+    pub(crate) fn root(&self) -> &str {
+        &self.root
+    }
+
+    /// A revocation list that revokes the leaves with these serial numbers, valid in these seconds from now.
+    pub(crate) fn revoke(&self, serials: &[u64], valid: Range<i64>) -> String {
+        let now = OffsetDateTime::now_utc();
+        let revoked = |serial: &u64| RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: now,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: now + Duration::seconds(valid.start),
+            next_update: now + Duration::seconds(valid.end),
+            crl_number: 1u64.into(),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+
     /// The CA's own certificate, as if it were a leaf.
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
         vec![self.issuer.der().clone()]
@@ -87,7 +119,13 @@ impl Ca {
             .uris
             .iter()
             .map(|uri| SanType::URI((*uri).try_into().unwrap()))
+            .chain(
+                leaf.dns_names
+                    .iter()
+                    .map(|name| SanType::DnsName((*name).try_into().unwrap())),
+            )
             .collect();
+        params.serial_number = leaf.serial.map(Into::into);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages.clone_from(&leaf.usages);
         set_validity(&mut params, &leaf.valid);
@@ -97,6 +135,7 @@ impl Ca {
             certificate: certificate.pem() + &self.intermediates,
             key: key.serialize_pem(),
             bundle: self.root.clone(),
+            lists: String::new(),
         }
     }
 }
@@ -104,6 +143,11 @@ impl Ca {
 impl Issued {
     pub(crate) fn trusting(mut self, other: &Ca) -> Self {
         self.bundle += &other.root;
+        self
+    }
+
+    pub(crate) fn revoking(mut self, list: &str) -> Self {
+        self.lists += list;
         self
     }
 
@@ -117,6 +161,9 @@ impl Issued {
         fs::write(directory.join("tls.crt"), &self.certificate).unwrap();
         fs::write(directory.join("tls.key"), &self.key).unwrap();
         fs::write(directory.join("ca.crt"), &self.bundle).unwrap();
+        if !self.lists.is_empty() {
+            fs::write(directory.join("ca.crl"), &self.lists).unwrap();
+        }
     }
 
     pub(crate) fn load(&self) -> Identity {

@@ -1,28 +1,22 @@
 //! Who is accepted as the peer of a handshake, and why not.
 //!
-//! A peer passes if its chain leads to the bundle, its leaf is an X.509-SVID of a workload, and the
-//! SPIFFE ID in it is exactly the one expected for this handshake, or at least of its trust domain. DNS names are not looked at, and
-//! no revocation list is: short-lived certificates take its place.
+//! A peer passes if its chain leads to the bundle of its own trust domain, nothing in it is revoked, its leaf is an
+//! X.509-SVID of a workload, and the SPIFFE ID in it is exactly the one expected for this handshake, or at least of a
+//! trusted domain. Where DNS names are asked for, the leaf must have all of them.
 
 use crate::{
     identity::Identity,
-    party::{self, Expects},
+    party::Expects,
     spiffe::SpiffeId,
     svid::{Svid, SvidError},
+    trust::{Trust, Usage},
 };
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore,
-    SignatureScheme,
-    client::{
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        verify_server_cert_signed_by_trust_anchor,
-    },
-    crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature},
+    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::verify_tls13_signature,
     pki_types::{CertificateDer, ServerName, UnixTime},
-    server::{
-        ParsedCertificate, WebPkiClientVerifier,
-        danger::{ClientCertVerified, ClientCertVerifier},
-    },
+    server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 use std::sync::Arc;
 
@@ -34,6 +28,7 @@ pub struct PeerVerifier {
     trust: Arc<Trust>,
     expected: SpiffeId,
     scope: Scope,
+    dns_names: Vec<String>,
 }
 
 /// How much of an ID has to fit.
@@ -44,39 +39,51 @@ enum Scope {
 }
 
 impl PeerVerifier {
-    /// A verifier that trusts the bundle of `identity` and accepts what is expected alone.
+    /// A verifier that trusts what `identity` trusts and accepts what is expected alone.
     #[must_use]
     pub fn new<'a>(identity: &Identity, expects: impl Into<Expects<'a>>) -> Self {
-        let (expected, scope) = match expects.into() {
-            Expects::Workload(id) => (id, Scope::Workload),
-            Expects::AnyOfDomainOf(id) => (id, Scope::TrustDomain),
+        let (expected, scope, dns_names) = match expects.into() {
+            Expects::Workload(id) => (id, Scope::Workload, &[][..]),
+            Expects::Named { id, dns_names } => (id, Scope::Workload, dns_names),
+            Expects::AnyOfDomainOf(id) => (id, Scope::TrustDomain, &[][..]),
         };
         Self {
             trust: Arc::clone(&identity.trust),
             expected: expected.clone(),
             scope,
+            dns_names: dns_names.to_vec(),
         }
     }
 
-    /// Judges a leaf whose chain was verified with the outcome `chain`.
-    fn judge(
+    fn check(
         &self,
         leaf: &CertificateDer<'_>,
-        chain: Result<(), rustls::Error>,
-    ) -> Result<(), rustls::Error> {
-        let svid = Svid::parse(leaf);
-        // Named before the chain: path building refuses a CA as leaf too, but says it less plainly.
-        if let Err(error @ SvidError::Authority) = svid {
-            return Err(Refusal::Svid(error).into());
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        usage: Usage,
+    ) -> Result<(), Refusal> {
+        self.admit(self.trust.verify(leaf, intermediates, now, usage)?)
+    }
+
+    /// Judges a peer whose chain is good.
+    fn admit(&self, svid: Svid) -> Result<(), Refusal> {
+        let domain = svid.id.trust_domain();
+        let same_domain = domain == self.expected.trust_domain();
+        let trusted = self.trust.knows(domain);
+        if trusted && svid.id == self.expected {
+            let missing = |name: &&String| !svid.has_dns_name(name);
+            return match self.dns_names.iter().find(missing) {
+                None => Ok(()),
+                Some(name) => Err(Refusal::NameMissing(name.clone())),
+            };
         }
-        chain?;
-        let presented = svid.map_err(Refusal::Svid)?.id;
-        let same_domain = presented.trust_domain() == self.expected.trust_domain();
-        if presented == self.expected || (same_domain && self.scope == Scope::TrustDomain) {
+        if trusted && self.scope == Scope::TrustDomain {
             return Ok(());
         }
-        let expected = self.expected.clone();
-        Err(if same_domain {
+        let (presented, expected) = (svid.id, self.expected.clone());
+        Err(if same_domain && !trusted {
+            Refusal::UntrustedDomain(presented)
+        } else if same_domain {
             Refusal::NotAllowed {
                 presented,
                 expected,
@@ -86,8 +93,7 @@ impl PeerVerifier {
                 presented,
                 expected,
             }
-        }
-        .into())
+        })
     }
 }
 
@@ -101,16 +107,7 @@ impl ServerCertVerifier for PeerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let chain = ParsedCertificate::try_from(end_entity).and_then(|leaf| {
-            verify_server_cert_signed_by_trust_anchor(
-                &leaf,
-                &self.trust.roots,
-                intermediates,
-                now,
-                self.trust.algorithms.all,
-            )
-        });
-        self.judge(end_entity, chain)?;
+        self.check(end_entity, intermediates, now, Usage::Server)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -149,11 +146,7 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let chain = self
-            .trust
-            .clients
-            .verify_client_cert(end_entity, intermediates, now);
-        self.judge(end_entity, chain.map(drop))?;
+        self.check(end_entity, intermediates, now, Usage::Client)?;
         Ok(ClientCertVerified::assertion())
     }
 
@@ -195,6 +188,18 @@ pub enum Refusal {
     /// Its chain does not lead to the trust bundle.
     #[error("its certificate is not issued by a CA of the trust bundle")]
     UnknownAuthority,
+    /// It, or a CA of its chain, has been revoked.
+    #[error("its certificate has been revoked")]
+    Revoked,
+    /// The revocation list of one of its issuers has expired.
+    #[error("the revocation list of its issuer has expired: renew `ca.crl`")]
+    ListExpired,
+    /// A revocation list in the name of its issuer is not that issuer's.
+    #[error("the revocation list in the name of its issuer is not signed by that issuer: {0}")]
+    BadList(String),
+    /// It does not have this DNS name.
+    #[error("its certificate does not have the DNS name `{0}`")]
+    NameMissing(String),
     /// A signature does not fit.
     #[error(
         "a signature on its certificate or handshake does not fit (is it issued by a CA of the \
@@ -219,6 +224,9 @@ pub enum Refusal {
         /// The ID that was expected.
         expected: SpiffeId,
     },
+    /// It is expected, but nothing here vouches for its trust domain.
+    #[error("there is no trust bundle for the domain of `{0}`")]
+    UntrustedDomain(SpiffeId),
     /// It is another workload of the right trust domain.
     #[error("it is `{presented}`, expected `{expected}`")]
     NotAllowed {
@@ -241,6 +249,10 @@ impl Refusal {
             Self::Expired => "expired",
             Self::NotYetValid => "not-yet-valid",
             Self::UnknownAuthority => "unknown-ca",
+            Self::Revoked => "revoked",
+            Self::ListExpired => "revocation-list-expired",
+            Self::BadList(_) => "bad-revocation-list",
+            Self::NameMissing(_) => "dns-name-missing",
             Self::BadSignature => "bad-signature",
             Self::WrongUsage => "wrong-usage",
             Self::Svid(SvidError::Malformed(_)) => "malformed",
@@ -248,7 +260,7 @@ impl Refusal {
             Self::Svid(SvidError::NoId) => "no-spiffe-id",
             Self::Svid(SvidError::ManyIds(_)) => "many-spiffe-ids",
             Self::Svid(SvidError::IllFormedId { .. } | SvidError::NoPath(_)) => "bad-spiffe-id",
-            Self::WrongTrustDomain { .. } => "wrong-trust-domain",
+            Self::WrongTrustDomain { .. } | Self::UntrustedDomain(_) => "wrong-trust-domain",
             Self::NotAllowed { .. } => "not-allowed",
             Self::Other(_) => "other",
         }
@@ -264,16 +276,9 @@ impl Refusal {
     }
 
     fn from_certificate_error(error: &CertificateError) -> Self {
-        use CertificateError::{
-            BadEncoding, BadSignature, Expired, ExpiredContext, InvalidPurpose,
-            InvalidPurposeContext, NotValidYet, NotValidYetContext, Other, UnknownIssuer,
-        };
+        use CertificateError::{BadEncoding, BadSignature, Other};
         match error {
-            Expired | ExpiredContext { .. } => Self::Expired,
-            NotValidYet | NotValidYetContext { .. } => Self::NotYetValid,
-            UnknownIssuer => Self::UnknownAuthority,
             BadSignature => Self::BadSignature,
-            InvalidPurpose | InvalidPurposeContext { .. } => Self::WrongUsage,
             BadEncoding => Self::Svid(SvidError::Malformed(error.to_string())),
             Other(OtherError(inner)) => match inner.downcast_ref::<Self>() {
                 Some(ours) => ours.clone(),
@@ -282,42 +287,34 @@ impl Refusal {
             other => Self::Other(other.to_string()),
         }
     }
+
+    pub(crate) fn from_webpki(error: webpki::Error) -> Self {
+        use webpki::Error as E;
+        match error {
+            E::CertExpired { .. } | E::InvalidCertValidity => Self::Expired,
+            E::CertNotValidYet { .. } => Self::NotYetValid,
+            E::UnknownIssuer => Self::UnknownAuthority,
+            E::CertRevoked => Self::Revoked,
+            E::CrlExpired { .. } => Self::ListExpired,
+            E::InvalidCrlSignatureForPublicKey
+            | E::IssuerNotCrlSigner
+            | E::UnsupportedCrlSignatureAlgorithmContext(_)
+            | E::UnsupportedCrlSignatureAlgorithmForPublicKeyContext(_) => {
+                Self::BadList(error.to_string())
+            }
+            E::InvalidSignatureForPublicKey => Self::BadSignature,
+            E::RequiredEkuNotFoundContext(_) => Self::WrongUsage,
+            E::BadDer | E::BadDerTime | E::TrailingData(_) => {
+                Self::Svid(SvidError::Malformed(error.to_string()))
+            }
+            other => Self::Other(other.to_string()),
+        }
+    }
 }
 
 impl From<Refusal> for rustls::Error {
     fn from(refusal: Refusal) -> Self {
         CertificateError::Other(OtherError(Arc::new(refusal))).into()
-    }
-}
-
-/// A trust bundle, ready for use: made once for each load of an identity.
-#[derive(Debug)]
-pub(crate) struct Trust {
-    roots: Arc<RootCertStore>,
-    clients: Arc<dyn ClientCertVerifier>,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl Trust {
-    /// # Errors
-    ///
-    /// The reason why one of the certificates cannot be a trust anchor.
-    pub(crate) fn new(bundle: Vec<CertificateDer<'static>>) -> Result<Self, String> {
-        let mut roots = RootCertStore::empty();
-        for certificate in bundle {
-            roots.add(certificate).map_err(|error| error.to_string())?;
-        }
-        let roots = Arc::new(roots);
-        let provider = party::any_provider();
-        let algorithms = provider.signature_verification_algorithms;
-        let clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider)
-            .build()
-            .map_err(|error| error.to_string())?;
-        Ok(Self {
-            roots,
-            clients,
-            algorithms,
-        })
     }
 }
 
@@ -348,6 +345,30 @@ mod tests {
                 .verify_client_cert(leaf, rest, now)
                 .map_or_else(|error| Err(short(error)), |_| Ok(())),
         ]
+    }
+
+    #[test]
+    fn dns_names_that_are_asked_for_must_all_be_there() {
+        let ca = Ca::new("ca");
+        let mut leaf = Leaf::of(CART);
+        leaf.dns_names = vec!["cart.example.org", "Cart"];
+        let chain = ca.issue(&leaf).chain();
+        let id: SpiffeId = CART.parse().unwrap();
+        let asked = |names: &[&str]| {
+            let dns_names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let expects = Expects::Named {
+                id: &id,
+                dns_names: &dns_names,
+            };
+            let verifier = PeerVerifier::new(&identity(&ca, TILL), expects);
+            let verdict = verifier.verify_client_cert(&chain[0], &[], UnixTime::now());
+            verdict
+                .map(drop)
+                .map_err(|error| Refusal::from_rustls(&error).unwrap().as_str())
+        };
+        assert_eq!(asked(&[]), Ok(()));
+        assert_eq!(asked(&["cart", "cart.example.org"]), Ok(()));
+        assert_eq!(asked(&["cart", "till"]), Err("dns-name-missing"));
     }
 
     #[test]

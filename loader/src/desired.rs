@@ -12,12 +12,14 @@ use underseal_abi::THIS_NODE;
 use crate::{
     config::{
         Config,
+        bundle::TrustBundle,
         choice::{Access, Existing},
         value::{InterfaceName, Label, WorkloadName},
     },
     state::{
-        Attachment, Datapath, Endpoint, Facts, Found, Hook, Key, Live, Namespace, Node, Peer,
-        PresharedKey, Program, Route, Saved, Settings, State, Target, Veth, Wireguard, Workload,
+        Attachment, Bundle, Datapath, Endpoint, Facts, Found, Hook, Key, Live, Namespace, Node,
+        Peer, PresharedKey, Program, Route, Saved, Settings, State, Target, Veth, Wireguard,
+        Workload,
     },
 };
 
@@ -43,6 +45,7 @@ pub fn desired(config: &Config, facts: &Facts) -> State {
             ipcache: ipcache(config, facts, &ids),
             workloads: workloads(config, &ids),
             nodes: nodes(config),
+            bundles: bundles(config),
             attachments: attachments(config, facts),
         }),
         namespaces: namespaces(config, facts, &ids),
@@ -151,6 +154,7 @@ fn settings(config: &Config) -> Settings {
         allow_outside: config.policy.outside == Access::Allow,
         allow_non_tcp: config.policy.non_tcp == Access::Allow,
         keep_existing: config.seal.existing == Existing::Keep,
+        keep_revoked: !config.seal.close_revoked,
     }
 }
 
@@ -201,6 +205,14 @@ fn workloads(config: &Config, ids: &BTreeMap<WorkloadName, u32>) -> BTreeMap<u32
         (ids[&workload.name], record)
     });
     records.collect()
+}
+
+fn bundles(config: &Config) -> BTreeMap<u32, Bundle> {
+    let bundle = |bundle: &TrustBundle| Bundle {
+        trust_domain: bundle.trust_domain.clone(),
+        file: bundle.file.clone(),
+    };
+    (1..).zip(config.bundles.iter().map(bundle)).collect()
 }
 
 /// This node's helper and those of the peers that say where theirs is. None of them without a peer

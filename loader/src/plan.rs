@@ -199,6 +199,7 @@ fn contents(desired: &State, observed: &State) -> Stage {
                 .push(DatapathOp::SetNode(*id, node.clone()).into());
         }
     }
+    bundles(wanted, found, &mut stage);
     for (net, endpoint) in &wanted.ipcache {
         if found.ipcache.get(net) != Some(endpoint) {
             stage
@@ -228,6 +229,20 @@ fn contents(desired: &State, observed: &State) -> Stage {
         stage.remove.push(DatapathOp::DeleteWorkload(*id).into());
     }
     stage
+}
+
+fn bundles(wanted: &Datapath, found: &Datapath, stage: &mut Stage) {
+    for (id, bundle) in &wanted.bundles {
+        if found.bundles.get(id) != Some(bundle) {
+            stage
+                .add
+                .push(DatapathOp::SetBundle(*id, bundle.clone()).into());
+        }
+    }
+    let gone = |id: &&u32| !wanted.bundles.contains_key(id);
+    for id in found.bundles.keys().filter(gone) {
+        stage.remove.push(DatapathOp::DeleteBundle(*id).into());
+    }
 }
 
 fn attachments(desired: &State, observed: &State) -> Stage {
@@ -366,7 +381,9 @@ fn take_over(cookie: u64, wanted: &Namespace, found: &Namespace, again: bool) ->
 fn give_back(cookie: u64, found: &Namespace) -> Vec<Op> {
     let mut ops = Vec::new();
     let entry = NetnsEntry::of(cookie, found);
-    let delete = entry.as_ref().map(|_| DatapathOp::DeleteNetns(cookie).into());
+    let delete = entry
+        .as_ref()
+        .map(|_| DatapathOp::DeleteNetns(cookie).into());
     let Some(now) = &found.live else {
         ops.extend(delete);
         return ops;

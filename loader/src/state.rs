@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{
     choice::{Cipher, Mode},
-    value::{AbsolutePath, Digest, InterfaceName, Label, PublicKey, SpiffeId, WorkloadName},
+    value::{
+        AbsolutePath, Digest, InterfaceName, Label, PublicKey, SpiffeId, TrustDomain, WorkloadName,
+    },
 };
 
 /// Everything that `apply` makes and `down` removes.
@@ -118,8 +120,21 @@ pub struct Datapath {
     /// The `NODES` map by number.
     #[serde(default)]
     pub nodes: BTreeMap<u32, Node>,
+    /// The `BUNDLES` map by number, from 1 on.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub bundles: BTreeMap<u32, Bundle>,
     /// Pinned links, in the order in which they are attached.
     pub attachments: BTreeSet<Attachment>,
+}
+
+/// The trust bundle of another trust domain; see [`underseal_abi::Bundle`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bundle {
+    /// The domain.
+    pub trust_domain: TrustDomain,
+    /// Its certificates, PEM.
+    pub file: AbsolutePath,
 }
 
 /// The `CONFIG` map without the object's digest.
@@ -136,6 +151,9 @@ pub struct Settings {
     pub allow_non_tcp: bool,
     /// Whether connections older than the take-over of their namespace go on in plaintext.
     pub keep_existing: bool,
+    /// Whether sealed connections stay open though a certificate they were made with has been revoked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_revoked: bool,
 }
 
 /// Whose a network or an address is; see [`underseal_abi::Endpoint`].

@@ -114,6 +114,12 @@ let
           ];
         }
       ];
+      trust_bundle = [
+        {
+          trust_domain = "partner.test";
+          file = "/var/lib/underseal/bundles/partner.pem";
+        }
+      ];
     };
   };
   least = {

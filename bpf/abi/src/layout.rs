@@ -35,6 +35,9 @@ impl Config {
     pub const ALLOW_NON_TCP: u32 = 1 << 1;
     /// Connections older than the take-over of their namespace go on in plaintext.
     pub const KEEP_EXISTING: u32 = 1 << 2;
+    /// Sealed connections stay open though a certificate they were made with has been revoked, or its CA is trusted no
+    /// longer.
+    pub const KEEP_REVOKED: u32 = 1 << 8;
 }
 
 /// Whose an address is: value of the ipcache.
@@ -215,6 +218,47 @@ pub struct Conn {
     pub node: u32,
     /// Zero.
     pub reserved: u32,
+}
+
+/// By which certificate the peer of a sealed end was accepted: value of `SEALS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seal {
+    /// Key of the peer's certificates in `CHAINS`.
+    pub chain: [u8; 32],
+    /// When, seconds since the epoch.
+    pub at: u64,
+    /// Workload whose trust the peer was held against.
+    pub workload: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Certificates as a peer has presented them: value of `CHAINS`, whose key is their SHA-256.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// How much of `der` is used, bytes.
+    pub len: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// DER, one after the other, leaf first.
+    pub der: [u8; Self::MAX_LEN],
+}
+
+impl Chain {
+    /// Longer chains cannot be kept: their connections are ended when trust changes.
+    pub const MAX_LEN: usize = 8184;
+}
+
+/// The trust bundle of another trust domain: value of `BUNDLES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bundle {
+    /// The domain, without scheme. UTF-8, padded with zeros, never cut.
+    pub trust_domain: [u8; 256],
+    /// The PEM file.
+    pub file: [u8; 256],
 }
 
 /// `TCP_NOTSENT_LOWAT` as an application has set it while its socket was held.
@@ -456,6 +500,30 @@ counters! {
     NodeUnreachable = "node_unreachable",
     /// Connects to the helper's port by whoever is no configured node.
     LinkRefused = "link_refused",
+    /// Of `reset_refused`: a certificate had expired.
+    RefusedExpired = "refused_expired",
+    /// Of `reset_refused`: a certificate was not valid yet.
+    RefusedNotYetValid = "refused_not_yet_valid",
+    /// Of `reset_refused`: a certificate by a CA that is not in the bundle.
+    RefusedUnknownCa = "refused_unknown_ca",
+    /// Of `reset_refused`: a workload of a trust domain that was not expected.
+    RefusedTrustDomain = "refused_trust_domain",
+    /// Of `reset_refused`: another workload than was expected.
+    RefusedId = "refused_id",
+    /// Of `reset_refused`: a certificate was revoked, or the revocation list had expired.
+    RefusedRevoked = "refused_revoked",
+    /// Of `reset_refused`: a key that is not the certificate's, or is unusable.
+    RefusedKey = "refused_key",
+    /// Of `reset_refused`: a file could not be read, or holds something else.
+    RefusedFile = "refused_file",
+    /// Sealed connections ended: a certificate was revoked, or its CA is trusted no longer.
+    ResetRevoked = "reset_revoked",
+    /// New files of an identity that could not be used; the old certificate serves until its end.
+    IdentityKept = "identity_kept",
+    /// Now: identities whose files cannot be used.
+    IdentitiesBroken = "identities_broken",
+    /// Now: identities whose certificate ends soon, and nobody has renewed it.
+    IdentitiesDue = "identities_due",
 }
 
 const _: () = {
@@ -466,6 +534,9 @@ const _: () = {
     assert!(size_of::<Node>() == 104);
     assert!(size_of::<Tuple>() == 40);
     assert!(size_of::<Conn>() == 96);
+    assert!(size_of::<Seal>() == 48);
+    assert!(size_of::<Chain>() == 8192);
+    assert!(size_of::<Bundle>() == 512);
     assert!(size_of::<Lowat>() == 8);
     assert!(size_of::<Socket>() == 112);
     assert!(size_of::<Sleeper>() == 16);

@@ -14,15 +14,15 @@ mod pod;
 mod record;
 
 pub use layout::{
-    COUNTERS, Config, Conn, Counter, Drop, Endpoint, Event, EventKind, HELPER_COUNTERS,
-    HelperCounter, Lowat, Netns, Node, Role, Sleeper, Socket, State, Tally, TaskFile, Tuple,
-    Unplaced, Workload, ip_key,
+    Bundle, COUNTERS, Chain, Config, Conn, Counter, Drop, Endpoint, Event, EventKind,
+    HELPER_COUNTERS, HelperCounter, Lowat, Netns, Node, Role, Seal, Sleeper, Socket, State, Tally,
+    TaskFile, Tuple, Unplaced, Workload, ip_key,
 };
 pub use path::{Mode, Path, Policy, connection_of, is_link_scope, is_loopback, mode_of, path_of};
 pub use record::{Flow, Segment, Step, Verdict};
 
 /// Version of every layout and name in this crate. Written by the loader into [`Config::abi`].
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// [`Endpoint::node`] of addresses that belong to the node the program runs on.
 pub const THIS_NODE: u32 = 1;

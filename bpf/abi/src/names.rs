@@ -37,8 +37,15 @@ pub const SOCKETS: &str = "SOCKETS";
 /// Socket storage of [`crate::Flow`]; written by the guard only.
 pub const FLOWS: &str = "FLOWS";
 
+/// Hash: socket cookie to [`crate::Seal`]. The helper alone writes and reads it.
+pub const SEALS: &str = "SEALS";
+/// Hash: SHA-256 to [`crate::Chain`]. The helper alone writes and reads it.
+pub const CHAINS: &str = "CHAINS";
+/// Hash: number from 1 on to [`crate::Bundle`].
+pub const BUNDLES: &str = "BUNDLES";
+
 /// All maps that are pinned, in the order in which they are created.
-pub const ALL_MAPS: [&str; 13] = [
+pub const ALL_MAPS: [&str; 16] = [
     CONFIG,
     IPCACHE,
     NETNS,
@@ -52,6 +59,9 @@ pub const ALL_MAPS: [&str; 13] = [
     STATES,
     SOCKETS,
     FLOWS,
+    SEALS,
+    CHAINS,
+    BUNDLES,
 ];
 
 /// Iterator over the descriptors of one process; writes [`crate::TaskFile`] records.

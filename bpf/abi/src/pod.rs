@@ -4,7 +4,8 @@
 use aya::Pod;
 
 use crate::{
-    Config, Conn, Endpoint, Event, Flow, Netns, Node, Sleeper, Socket, Tally, TaskFile, Workload,
+    Bundle, Chain, Config, Conn, Endpoint, Event, Flow, Netns, Node, Seal, Sleeper, Socket, Tally,
+    TaskFile, Workload,
 };
 
 macro_rules! pod {
@@ -18,5 +19,6 @@ macro_rules! pod {
 }
 
 pod!(
-    Config, Conn, Endpoint, Event, Flow, Netns, Node, Sleeper, Socket, Tally, TaskFile, Workload
+    Bundle, Chain, Config, Conn, Endpoint, Event, Flow, Netns, Node, Seal, Sleeper, Socket, Tally,
+    TaskFile, Workload
 );

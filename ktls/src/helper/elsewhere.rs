@@ -18,6 +18,8 @@ impl Session {
     /// After a start and after each apply: the mode may be another one, and nodes elsewhere.
     pub(super) fn configure(&mut self) {
         self.remote.configure(Nodes::new(self.maps.nodes()));
+        self.peers.configure(self.maps.bundles());
+        self.review.ask();
         // What was established before is known here only after this.
         self.take_events();
         for conn in self.table.alone() {

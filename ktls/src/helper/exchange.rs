@@ -20,10 +20,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustls::pki_types::CertificateDer;
 use underseal_abi::{Conn, HelperCounter, Role as End};
 
 use super::{
     message::{Letter, Message, Refused},
+    refusal,
     table::{Key, key},
 };
 use crate::{Relay, Role, SocketKeys};
@@ -84,6 +86,8 @@ pub(super) enum Effect<S> {
     LetGo(Conn, S),
     /// The connection must end.
     Reset(Conn, HelperCounter, String),
+    /// Something else is to be counted.
+    Count(HelperCounter),
     /// A link to this node is needed.
     Reach(u32),
 }
@@ -105,6 +109,7 @@ enum Stage {
     Shaking(Relay),
     Keyed {
         keys: Option<SocketKeys>,
+        peer: Vec<CertificateDer<'static>>,
         other_ready: bool,
     },
     Primed,
@@ -141,6 +146,14 @@ impl<S> Exchange<S> {
             queue: VecDeque::new(),
             busy: HashSet::new(),
             effects: VecDeque::new(),
+        }
+    }
+
+    /// With what certificates the peer of this end was accepted, once that is so.
+    pub(super) fn peer(&self, cookie: u64) -> Option<&[CertificateDer<'static>]> {
+        match &self.ends.get(&cookie)?.stage {
+            Stage::Keyed { peer, .. } => Some(peer),
+            _ => None,
         }
     }
 
@@ -503,6 +516,9 @@ impl<S> Exchange<S> {
             }
             Err(error) => {
                 let text = format!("{error:#}");
+                if let Some(reason) = refusal::counter(&error) {
+                    self.effects.push_back(Effect::Count(reason));
+                }
                 self.fail(
                     cookie,
                     Refused::Identity,
@@ -643,6 +659,7 @@ fn advance(mut relay: Relay, bytes: &[u8]) -> anyhow::Result<(Vec<u8>, Stage)> {
     let progress = relay.take(bytes)?;
     let stage = if progress.finished {
         Stage::Keyed {
+            peer: relay.peer_chain(),
             keys: Some(relay.keys()?),
             other_ready: false,
         }

@@ -20,6 +20,7 @@ use super::{
     controls::{Controls, Step},
     maps::Maps,
     peers::Peers,
+    refusal,
     restart::{Restart, restart},
     table::Pair,
 };
@@ -55,6 +56,14 @@ pub(super) enum Failure {
 impl Failure {
     fn unrecorded() -> Self {
         Self::Restart(UNRECORDED.into())
+    }
+
+    /// The counter of its reason, beside that.
+    pub(super) fn reason(&self) -> Option<HelperCounter> {
+        match self {
+            Self::Refused(error) => refusal::counter(error),
+            _ => None,
+        }
     }
 
     /// What this failure is counted as.
@@ -101,7 +110,7 @@ pub(super) fn seal(
 
 /// Steps 1 and 2.
 fn key(
-    maps: &Maps,
+    maps: &mut Maps,
     peers: &mut Peers,
     pair: &Pair<OwnedFd>,
     controls: &Controls,
@@ -117,11 +126,14 @@ fn key(
             _ => return Err(Failure::Interrupted),
         }
     }
-    let keys = peers
+    let made = peers
         .handshake(maps, &pair.client.0)
         .map_err(Failure::Refused)?;
     controls.reached(Step::Handshake);
-    install_all(client, server, &keys, controls)?;
+    // Before the keys: no connection is sealed of which it is not known with whom.
+    maps.note_seal(one, made.server.chain())?;
+    maps.note_seal(other, made.client.chain())?;
+    install_all(client, server, &made.keys, controls)?;
     for socket in [client, server] {
         maps.set_state(socket, State::Keyed)?;
         controls.reached(Step::Keyed);

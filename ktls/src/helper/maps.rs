@@ -6,19 +6,22 @@ use std::{
     io::{self, Read},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, bail};
 use aya::maps::{
     Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, RingBuf, lpm_trie::Key as Network,
 };
+use rustls::pki_types::CertificateDer;
+use sha2::{Digest, Sha256};
 use underseal_abi::{
-    ABI_VERSION, Config, Conn, Counter, Endpoint, Event, HelperCounter, Mode, Node, Sleeper,
-    Socket, State, Tally, TaskFile, Workload, mode_of, names,
+    ABI_VERSION, Bundle as RawBundle, Chain, Config, Conn, Counter, Endpoint, Event, HelperCounter,
+    Mode, Node, Seal, Sleeper, Socket, State, Tally, TaskFile, Workload, mode_of, names,
 };
 
 use super::{names::text, reset::in_namespace, sys};
+use crate::Bundle;
 
 /// `BPF_EXIST`: an element that BPF has removed meanwhile is not brought back.
 const ONLY_IF_THERE: u64 = 2;
@@ -33,6 +36,9 @@ pub(super) struct Maps {
     workloads: HashMap<MapData, u32, Workload>,
     counters: PerCpuArray<MapData, Tally>,
     helper_counters: Array<MapData, u64>,
+    seals: HashMap<MapData, u64, Seal>,
+    chains: HashMap<MapData, [u8; 32], Chain>,
+    bundles: HashMap<MapData, u32, RawBundle>,
     states: OwnedFd,
     sockets: OwnedFd,
     task_file: OwnedFd,
@@ -69,6 +75,9 @@ impl Maps {
             workloads: HashMap::try_from(Map::HashMap(pinned(names::WORKLOADS)?))?,
             counters: PerCpuArray::try_from(Map::PerCpuArray(pinned(names::COUNTERS)?))?,
             helper_counters: Array::try_from(Map::Array(pinned(names::HELPER_COUNTERS)?))?,
+            seals: HashMap::try_from(Map::HashMap(pinned(names::SEALS)?))?,
+            chains: HashMap::try_from(Map::HashMap(pinned(names::CHAINS)?))?,
+            bundles: HashMap::try_from(Map::HashMap(pinned(names::BUNDLES)?))?,
             states: object(names::MAPS, names::STATES)?,
             sockets: object(names::MAPS, names::SOCKETS)?,
             task_file: object(names::PROGS, names::ITER_TASK_FILE)?,
@@ -187,6 +196,112 @@ impl Maps {
         }
     }
 
+    /// Whether connections are ended whose peer is revoked, as configured now. What cannot be read ends them.
+    pub(super) fn closes_revoked(&self) -> bool {
+        let config = self.config.get(&0, 0);
+        config.map_or(true, |config| config.flags & Config::KEEP_REVOKED == 0)
+    }
+
+    /// The bundles of other trust domains.
+    pub(super) fn bundles(&self) -> Vec<Bundle> {
+        let entries = self.bundles.iter().filter_map(Result::ok);
+        let mut entries: Vec<(u32, RawBundle)> = entries.collect();
+        entries.sort_unstable_by_key(|(number, _)| *number);
+        let bundle = |(_, raw): (u32, RawBundle)| Bundle {
+            trust_domain: text(&raw.trust_domain).to_owned(),
+            file: text(&raw.file).into(),
+        };
+        entries.into_iter().map(bundle).collect()
+    }
+
+    /// Notes with what certificates the peer of `conn` was accepted.
+    ///
+    /// # Errors
+    /// There is no room, not even after what is of no use any more was deleted.
+    pub(super) fn note_seal(
+        &mut self,
+        conn: &Conn,
+        chain: &[CertificateDer<'static>],
+    ) -> io::Result<()> {
+        let (hash, chain) = pack(chain);
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+        let seal = Seal {
+            chain: hash,
+            at: since_epoch.unwrap_or_default().as_secs(),
+            workload: conn.workload,
+            reserved: 0,
+        };
+        // A chain that is too long is in no map: its connection ends when trust changes.
+        if let Some(chain) = chain
+            && self.chains.get(&hash, 0).is_err()
+            && self.chains.insert(hash, *chain, 0).is_err()
+        {
+            self.clear_seals();
+            self.chains
+                .insert(hash, *chain, 0)
+                .map_err(io::Error::other)?;
+        }
+        if self.seals.insert(conn.cookie, seal, 0).is_err() {
+            self.clear_seals();
+            let inserted = self.seals.insert(conn.cookie, seal, 0);
+            inserted.map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes what belongs to no connection.
+    fn clear_seals(&mut self) {
+        let mut used = HashSet::new();
+        for (cookie, seal) in self.seals() {
+            if self.has_conn(cookie) {
+                used.insert(seal.chain);
+            } else {
+                self.remove_seal(cookie);
+            }
+        }
+        self.clear_chains(&used);
+    }
+
+    /// What is known of sealed ends, by cookie.
+    pub(super) fn seals(&self) -> Vec<(u64, Seal)> {
+        self.seals.iter().filter_map(Result::ok).collect()
+    }
+
+    /// Forgets what is known of an end.
+    pub(super) fn remove_seal(&mut self, cookie: u64) {
+        // It may never have been sealed.
+        let _ = self.seals.remove(&cookie);
+    }
+
+    /// Certificates by their SHA-256.
+    pub(super) fn chain(&self, hash: &[u8; 32]) -> Option<Chain> {
+        self.chains.get(hash, 0).ok()
+    }
+
+    /// Deletes all certificates but those `used`.
+    pub(super) fn clear_chains(&mut self, used: &HashSet<[u8; 32]>) {
+        let known: Vec<[u8; 32]> = self.chains.keys().filter_map(Result::ok).collect();
+        for hash in known.iter().filter(|hash| !used.contains(*hash)) {
+            // Gone already is as good.
+            let _ = self.chains.remove(hash);
+        }
+    }
+
+    /// An end in the table of connections.
+    pub(super) fn conn(&self, cookie: u64) -> Option<Conn> {
+        self.conns.get(&cookie, 0).ok()
+    }
+
+    /// All workloads.
+    pub(super) fn workloads(&self) -> Vec<(u32, Workload)> {
+        self.workloads.iter().filter_map(Result::ok).collect()
+    }
+
+    /// Sets a counter that shows how many there are now.
+    pub(super) fn show(&mut self, counter: HelperCounter, now: u64) {
+        let _ = self.helper_counters.set(counter as u32, now, 0);
+    }
+
     /// What the loader has said of a workload.
     pub(super) fn workload(&self, id: u32) -> Result<Workload> {
         self.workloads
@@ -243,6 +358,22 @@ impl Maps {
         // A counter that cannot be written is no reason to stop sealing.
         let _ = self.helper_counters.set(index, before + by, 0);
     }
+}
+
+/// A chain as the maps have it, and its key; `None` in the place of one that is too long.
+fn pack(chain: &[CertificateDer<'static>]) -> ([u8; 32], Option<Box<Chain>>) {
+    let all: Vec<u8> = chain.iter().flat_map(|one| one.iter().copied()).collect();
+    let hash = Sha256::digest(&all).into();
+    let mut packed = Box::new(Chain {
+        len: u32::try_from(all.len()).unwrap_or(u32::MAX),
+        reserved: 0,
+        der: [0; Chain::MAX_LEN],
+    });
+    let Some(place) = packed.der.get_mut(..all.len()) else {
+        return (hash, None);
+    };
+    place.copy_from_slice(&all);
+    (hash, Some(packed))
 }
 
 fn path(kind: &str, name: &str) -> PathBuf {

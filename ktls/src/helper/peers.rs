@@ -7,7 +7,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,7 +16,10 @@ use anyhow::{Context, Result, ensure};
 use underseal_abi::{Conn, Workload};
 
 use super::{maps::Maps, names::text};
-use crate::{Cipher, Expects, Identity, IdentityStore, Party, Relay, Role, SpiffeId, memory};
+use crate::{
+    Bundle, Cipher, Expects, HandshakeError, Identity, IdentityError, IdentityStore, Party, Relay,
+    Role, SpiffeId, memory,
+};
 
 /// How long keys that nobody has used yet stay in memory.
 const SHELF_LIFE: Duration = Duration::from_secs(60);
@@ -38,6 +41,13 @@ struct Ahead {
     made: Instant,
 }
 
+/// A handshake that has been carried out: its keys, and who has proved to be whom.
+pub(super) struct Handshake {
+    pub(super) keys: memory::Keys,
+    pub(super) client: Arc<Identity>,
+    pub(super) server: Arc<Identity>,
+}
+
 /// Everything that a handshake depends on.
 struct Terms {
     client: (Arc<Identity>, SpiffeId),
@@ -56,15 +66,40 @@ impl Peers {
 
     /// The keys of a mutual handshake for the connection whose client end is `conn`: each side has
     /// proved its own identity and accepted exactly the other's.
-    pub(super) fn handshake(&mut self, maps: &Maps, conn: &Conn) -> Result<memory::Keys> {
+    pub(super) fn handshake(&mut self, maps: &Maps, conn: &Conn) -> Result<Handshake> {
         let pair = (conn.workload, conn.peer);
         let terms = self.terms(maps, pair)?;
         self.wanted.insert(pair);
         let ahead = self.ahead.remove(&pair);
-        match ahead.filter(|ahead| ahead.terms.are(&terms) && ahead.made.elapsed() < SHELF_LIFE) {
-            Some(ahead) => Ok(ahead.keys),
-            None => terms.handshake(),
-        }
+        let ahead = ahead.filter(|a| a.terms.are(&terms) && a.made.elapsed() < SHELF_LIFE);
+        Ok(Handshake {
+            keys: match ahead {
+                Some(ahead) => ahead.keys,
+                None => terms.handshake()?,
+            },
+            client: terms.client.0,
+            server: terms.server.0,
+        })
+    }
+
+    /// Peers of other trust domains are verified against these bundles from now on.
+    pub(super) fn configure(&mut self, bundles: Vec<Bundle>) {
+        self.store.set_bundles(bundles);
+    }
+
+    /// The identity in a folder, as the next handshake would have it.
+    pub(super) fn load(&self, folder: &Path) -> Result<Arc<Identity>, IdentityError> {
+        self.store.identity(folder)
+    }
+
+    /// Whether an older certificate serves, because the files cannot be used.
+    pub(super) fn is_broken(&self, folder: &Path) -> bool {
+        self.store.is_broken(folder)
+    }
+
+    /// What could not be used, each told of once.
+    pub(super) fn take_complaints(&self) -> Vec<(PathBuf, IdentityError)> {
+        self.store.take_complaints()
     }
 
     /// Begins a handshake as the workload of `conn`, with a workload of another node. Which ones
@@ -151,8 +186,27 @@ impl Terms {
             identity: server,
             expects: client_id.into(),
         };
-        memory::handshake(client, server, self.cipher)
-            .with_context(|| format!("handshake of {client_id} with {server_id}"))
+        memory::handshake(client, server, self.cipher).map_err(|error| {
+            let files = match &error {
+                HandshakeError::Refused { by, .. } => self.files(*by),
+                _ => String::new(),
+            };
+            let attempt = format!("handshake of {client_id} with {server_id}{files}");
+            anyhow::Error::new(error).context(attempt)
+        })
+    }
+
+    /// Which files a refusal by one end is about.
+    fn files(&self, by: Role) -> String {
+        let (by, other) = match by {
+            Role::Client => (&self.client.0, &self.server.0),
+            Role::Server => (&self.server.0, &self.client.0),
+        };
+        format!(
+            ", {}/tls.crt against {}/ca.crt",
+            other.directory().display(),
+            by.directory().display()
+        )
     }
 }
 

@@ -305,6 +305,7 @@ impl Remote {
                         }
                     }
                     Effect::Prime(cookie) => primes.push(cookie),
+                    Effect::Count(counter) => lent.maps.count(counter, 1),
                     Effect::Reach(node) => self.connect(node, lent, now),
                     Effect::Release(conn, socket) => self.release(&conn, &socket, lent),
                     Effect::LetGo(conn, socket) => self.let_go(&conn, &socket, lent),
@@ -342,7 +343,26 @@ impl Remote {
         }
     }
 
+    /// Before the keys: no end is sealed of which it is not known with whom. One that cannot be noted stays held, and
+    /// is given up like any other whose peer does not go on.
+    fn note(&self, cookie: u64, lent: &mut Lent<'_>) -> bool {
+        let peer = self.exchange.peer(cookie);
+        let conn = self.exchange.socket(cookie).map(|(conn, _)| *conn);
+        let noted = conn
+            .zip(peer)
+            .map(|(conn, peer)| lent.maps.note_seal(&conn, peer));
+        match noted {
+            Some(Err(error)) => {
+                warn!("cannot note with whom a connection is sealed: {error}");
+                false
+            }
+            _ => true,
+        }
+    }
+
     fn prime(&mut self, cookies: &[u64], lent: &mut Lent<'_>, now: Instant) {
+        let cookies = cookies.iter().filter(|cookie| self.note(**cookie, lent));
+        let cookies: Vec<u64> = cookies.copied().collect();
         let keyed = cookies.iter().filter_map(|cookie| {
             let keys = self.exchange.keys(*cookie)?;
             Some((*cookie, keys))

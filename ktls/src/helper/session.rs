@@ -25,6 +25,7 @@ use super::{
     pins::Watch,
     queue::Queue,
     remote::Remote,
+    review::Review,
     table::{Missing, Pair, Table, is_remote},
     upkeep::{Limits, Upkeep},
 };
@@ -66,6 +67,7 @@ pub(super) struct Session {
     /// Ends of connections with other nodes that were closed, and are to be forgotten.
     pub(super) gone: Vec<Conn>,
     lost_events: u64,
+    pub(super) review: Review,
 }
 
 impl Session {
@@ -91,6 +93,7 @@ impl Session {
             remote: Remote::new(),
             gone: Vec::new(),
             lost_events,
+            review: Review::new()?,
         };
         session.configure();
         session.scan();
@@ -115,11 +118,14 @@ impl Session {
             self.seal();
             self.talk(&ready);
             self.keep_up(Instant::now());
+            self.complain();
+            self.review(Instant::now());
             let timeout = self.timeout();
             let mut wait = vec![
                 PollFd::new(self.maps.events.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.watch.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.applies.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.review.as_fd(), PollFlags::POLLIN),
                 PollFd::new(stop.as_fd(), PollFlags::POLLIN),
             ];
             let own = wait.len();
@@ -133,6 +139,7 @@ impl Session {
             ready.extend(wait.iter().map(|fd| fd.any().unwrap_or(false)));
             let asked = ready[own - 1];
             ready.drain(..own);
+            self.review.take_events(Instant::now());
             if self.applies.changed() {
                 self.configure();
             }
@@ -162,6 +169,7 @@ impl Session {
             self.remote.next_due(now),
             self.peers.clear_shelf(),
             self.next_upkeep(now),
+            Some(self.review.next_due(now)),
         ];
         due.into_iter()
             .flatten()
@@ -205,6 +213,7 @@ impl Session {
                     self.controls.reached(Step::Event);
                 }
                 k if k == EventKind::Closed as u32 => {
+                    self.maps.remove_seal(conn.cookie);
                     if self.table.closed(conn.cookie, now) {
                         self.upkeep.closed(conn.cookie);
                     }
@@ -411,6 +420,9 @@ impl Session {
 
     fn fail(&mut self, pair: &Pair<OwnedFd>, failure: &Failure) {
         self.maps.count(failure.counter(), 1);
+        if let Some(reason) = failure.reason() {
+            self.maps.count(reason, 1);
+        }
         error!("reset {}: {failure}", Route(&pair.client.0));
         // The server's end first: then the client reads ECONNRESET, which programs know.
         self.destroy(&pair.server.0, Some(&pair.server.1));

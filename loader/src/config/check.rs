@@ -7,11 +7,12 @@ use figment::{Figment, error::Kind};
 
 use super::{
     Config, ConfigError, Diagnostic, Node, Peer, Policy, Seal, Source, Wireguard, Workload,
+    bundle::{self, TrustBundle},
     choice::Access,
     network::Network,
     raw::{self, Raw},
     source::Tree,
-    value::{Invalid, Label},
+    value::{Invalid, Label, TrustDomain},
 };
 
 /// Smallest MTU that IPv6 can live with (RFC 8200 §5).
@@ -140,10 +141,12 @@ impl Checker {
             .enumerate()
             .map(|(i, workload)| self.workload(i, workload, domain))
             .collect();
+        let bundles = self.bundles(&raw.trust_bundle, domain);
         if !self.faults.is_empty() {
             return None;
         }
         let config = Config {
+            bundles,
             node: node?,
             wireguard: match wireguard {
                 None => None,
@@ -254,8 +257,34 @@ impl Checker {
             mode: mode?,
             cipher: cipher?,
             existing: existing?,
+            close_revoked: raw.close_revoked.unwrap_or(true),
             port,
         })
+    }
+
+    /// Each domain has one bundle; this node's own is in the folders of its workloads.
+    fn bundles(&mut self, raw: &[bundle::Raw], own: &str) -> Vec<TrustBundle> {
+        let mut bundles: Vec<TrustBundle> = Vec::new();
+        for (i, raw) in raw.iter().enumerate() {
+            let at = format!("trust_bundle.{i}");
+            let domain: Option<TrustDomain> =
+                self.value(format!("{at}.trust_domain"), &raw.trust_domain);
+            let file = self.value(format!("{at}.file"), &raw.file);
+            let (Some(trust_domain), Some(file)) = (domain, file) else {
+                continue;
+            };
+            if raw.trust_domain == own {
+                let why = "this is the node's own trust domain, whose bundle is the `ca.crt` of each workload";
+                self.fault(format!("{at}.trust_domain"), why);
+            } else if bundles.iter().any(|b| b.trust_domain == trust_domain) {
+                let why = format!(
+                    "there is another bundle for `{trust_domain}`; one file may hold many certificates"
+                );
+                self.fault(format!("{at}.trust_domain"), why);
+            }
+            bundles.push(TrustBundle { trust_domain, file });
+        }
+        bundles
     }
 
     fn policy(&mut self, raw: &raw::Policy) -> Option<Policy> {

@@ -3,6 +3,7 @@
 //!
 //! Nothing here performs I/O: the caller reads the file.
 
+pub mod bundle;
 mod check;
 pub mod choice;
 mod diagnostic;
@@ -14,6 +15,7 @@ pub mod value;
 
 use std::fmt;
 
+use bundle::TrustBundle;
 use choice::{Access, Cipher, Existing, Mode};
 use network::{Address, DeviceAddress, Network, PeerEndpoint};
 use pki::{DnsName, Pki};
@@ -41,6 +43,8 @@ pub struct Config {
     pub pki: Pki,
     /// The workloads of this node, in the file's order.
     pub workloads: Vec<Workload>,
+    /// Whom workloads of other trust domains are verified against.
+    pub bundles: Vec<TrustBundle>,
 }
 
 /// This node.
@@ -102,6 +106,8 @@ pub struct Seal {
     pub cipher: Cipher,
     /// What happens to those that are open at the take-over.
     pub existing: Existing,
+    /// Whether open connections end when a certificate they were made with is revoked or its CA is trusted no longer.
+    pub close_revoked: bool,
     /// TCP port inside of the tunnel at which the nodes' helpers reach each other.
     pub port: u16,
 }

@@ -18,6 +18,8 @@ pub(super) struct Raw {
     pub(super) pki: super::pki::Raw,
     #[serde(default)]
     pub(super) workload: Vec<Workload>,
+    #[serde(default)]
+    pub(super) trust_bundle: Vec<super::bundle::Raw>,
 }
 
 #[derive(Deserialize)]
@@ -60,6 +62,7 @@ pub(super) struct Seal {
     pub(super) mode: Option<String>,
     pub(super) cipher: Option<String>,
     pub(super) existing: Option<String>,
+    pub(super) close_revoked: Option<bool>,
     pub(super) port: Option<u16>,
 }
 

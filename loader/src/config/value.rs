@@ -36,7 +36,7 @@ macro_rules! by_text {
 
 pub(super) use by_text;
 
-by_text! { InterfaceName Label PublicKey AbsolutePath WorkloadName SpiffeId Digest }
+by_text! { InterfaceName Label PublicKey AbsolutePath WorkloadName SpiffeId Digest TrustDomain }
 
 /// Name of a network interface, as the kernel accepts it (`dev_valid_name`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -273,7 +273,8 @@ impl fmt::Display for Label {
 }
 
 /// Trust domain of SPIFFE IDs (SPIFFE-ID §2.1: lower-case letters, digits, `.`, `-`, `_`).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct TrustDomain(String);
 
 impl TrustDomain {

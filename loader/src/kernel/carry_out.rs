@@ -113,6 +113,8 @@ impl Kernel {
             DatapathOp::DeleteWorkload(id) => maps::delete_workload(*id)?,
             DatapathOp::SetNode(id, node) => maps::set_node(*id, node)?,
             DatapathOp::DeleteNode(id) => maps::delete_node(*id)?,
+            DatapathOp::SetBundle(id, bundle) => maps::set_bundle(*id, bundle)?,
+            DatapathOp::DeleteBundle(id) => maps::delete_bundle(*id)?,
             DatapathOp::SetEndpoint(net, endpoint) => maps::set_endpoint(*net, *endpoint)?,
             DatapathOp::DeleteEndpoint(net) => maps::delete_endpoint(*net)?,
             DatapathOp::SetNetns(entry) => set_netns(entry)?,
@@ -244,7 +246,8 @@ fn configure(settings: &Settings) -> Result<(), Error> {
         },
         flags: flag(settings.allow_outside, RawConfig::ALLOW_OUTSIDE)
             | flag(settings.allow_non_tcp, RawConfig::ALLOW_NON_TCP)
-            | flag(settings.keep_existing, RawConfig::KEEP_EXISTING),
+            | flag(settings.keep_existing, RawConfig::KEEP_EXISTING)
+            | flag(settings.keep_revoked, RawConfig::KEEP_REVOKED),
         object: old.object,
     })
 }

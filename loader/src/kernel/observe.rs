@@ -114,6 +114,7 @@ fn datapath(raw: Option<&RawConfig>, config: Option<&Config>) -> Result<Datapath
         ipcache: maps::ipcache()?,
         workloads: maps::workloads()?,
         nodes: maps::nodes()?,
+        bundles: maps::bundles()?,
         attachments,
     })
 }
@@ -131,6 +132,7 @@ fn settings(raw: &RawConfig) -> Result<Settings, Error> {
         allow_outside: raw.flags & RawConfig::ALLOW_OUTSIDE != 0,
         allow_non_tcp: raw.flags & RawConfig::ALLOW_NON_TCP != 0,
         keep_existing: raw.flags & RawConfig::KEEP_EXISTING != 0,
+        keep_revoked: raw.flags & RawConfig::KEEP_REVOKED != 0,
     })
 }
 

@@ -5,13 +5,14 @@ use std::fmt;
 use ipnet::IpNet;
 use serde::Serialize;
 use underseal_abi::names::{
-    CONFIG, IPCACHE, LINKS, MAPS, NETNS, NODES, PIN_ROOT, PROGS, WORKLOADS,
+    BUNDLES, CONFIG, IPCACHE, LINKS, MAPS, NETNS, NODES, PIN_ROOT, PROGS, WORKLOADS,
 };
 
 use crate::{
     config::value::{Digest, InterfaceName},
     state::{
-        Attachment, Endpoint, Hook, Namespace, Node, Saved, Settings, State, Target, Workload,
+        Attachment, Bundle, Endpoint, Hook, Namespace, Node, Saved, Settings, State, Target,
+        Workload,
     },
 };
 
@@ -37,6 +38,10 @@ pub enum DatapathOp {
     SetNode(u32, Node),
     /// Deletes an entry of `NODES`.
     DeleteNode(u32),
+    /// Writes an entry of `BUNDLES`.
+    SetBundle(u32, Bundle),
+    /// Deletes an entry of `BUNDLES`.
+    DeleteBundle(u32),
     /// Writes an entry of `IPCACHE`.
     SetEndpoint(IpNet, Endpoint),
     /// Deletes an entry of `IPCACHE`.
@@ -96,6 +101,12 @@ impl DatapathOp {
                     None => Self::DeleteNode(*id),
                 }
             }
+            Self::SetBundle(id, _) | Self::DeleteBundle(id) => {
+                match old.and_then(|d| d.bundles.get(id)) {
+                    Some(bundle) => Self::SetBundle(*id, bundle.clone()),
+                    None => Self::DeleteBundle(*id),
+                }
+            }
             Self::SetEndpoint(net, _) | Self::DeleteEndpoint(net) => {
                 match old.and_then(|d| d.ipcache.get(net)) {
                     Some(endpoint) => Self::SetEndpoint(*net, *endpoint),
@@ -134,6 +145,8 @@ impl fmt::Display for DatapathOp {
             Self::DeleteWorkload(id) => delete(f, WORKLOADS, id),
             Self::SetNode(id, node) => update(f, NODES, id, Words(node)),
             Self::DeleteNode(id) => delete(f, NODES, id),
+            Self::SetBundle(id, bundle) => update(f, BUNDLES, id, Words(bundle)),
+            Self::DeleteBundle(id) => delete(f, BUNDLES, id),
             Self::SetEndpoint(net, endpoint) => update(f, IPCACHE, net, Words(endpoint)),
             Self::DeleteEndpoint(net) => delete(f, IPCACHE, net),
             Self::Attach(attachment) => attach(f, attachment),
@@ -210,7 +223,18 @@ impl fmt::Display for Words<'_, Settings> {
             } else {
                 "reset"
             },
-        )
+        )?;
+        f.write_str(if self.0.keep_revoked {
+            " revoked keep"
+        } else {
+            ""
+        })
+    }
+}
+
+impl fmt::Display for Words<'_, Bundle> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0.trust_domain, self.0.file)
     }
 }
 

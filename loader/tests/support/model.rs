@@ -99,10 +99,10 @@ impl Model {
                 datapath.workloads.insert(*id, workload.clone());
             }
             DatapathOp::DeleteWorkload(id) => drop(datapath.workloads.remove(id)),
-            DatapathOp::SetNode(id, node) => {
-                datapath.nodes.insert(*id, node.clone());
-            }
+            DatapathOp::SetNode(id, node) => drop(datapath.nodes.insert(*id, node.clone())),
             DatapathOp::DeleteNode(id) => drop(datapath.nodes.remove(id)),
+            DatapathOp::SetBundle(id, bundle) => drop(datapath.bundles.insert(*id, bundle.clone())),
+            DatapathOp::DeleteBundle(id) => drop(datapath.bundles.remove(id)),
             DatapathOp::SetEndpoint(net, endpoint) => {
                 datapath.ipcache.insert(*net, *endpoint);
             }
@@ -309,7 +309,8 @@ pub(crate) fn closed(state: &State) -> Vec<String> {
         .map(|attachment| attachment.pin());
     let holding = state.namespaces.iter().filter_map(|(cookie, namespace)| {
         let live = namespace.live.as_ref()?;
-        (live.lowat == 0 && namespace.entry.is_some() && namespace.workload != 0).then(|| format!("hold {cookie}"))
+        (live.lowat == 0 && namespace.entry.is_some() && namespace.workload != 0)
+            .then(|| format!("hold {cookie}"))
     });
     attached.chain(holding).collect()
 }

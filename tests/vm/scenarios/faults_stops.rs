@@ -162,7 +162,10 @@ fn control(site: &Site) -> Result<()> {
     let recording = site.inside("shop").capture("eth0")?;
     let counts = trial(site, "restart:1", "interrupted", 20)?;
     let count = seen(&recording.stop()?);
-    let logs = site.vm.sh("tail -n 20 /tmp/first /tmp/second; true")?.text();
+    let logs = site
+        .vm
+        .sh("tail -n 20 /tmp/first /tmp/second; true")?
+        .text();
     ensure!(
         count.is_readable() && !counts.iter().all(Count::is_clean),
         "the control finds nothing: {count:?} {counts:?}\n{logs}"

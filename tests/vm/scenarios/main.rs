@@ -15,6 +15,7 @@ mod faults_stops;
 mod faults_storm;
 mod helper;
 mod host_network;
+mod identities;
 mod interop;
 mod judge;
 mod lifecycle;
@@ -59,6 +60,7 @@ const ALL: &[Scenario] = &[
     one("takeover", takeover::run),
     two("strict", strict::run),
     one("refused", refused::run),
+    proven(&["7.3"], one("identities", identities::run)),
     proven(&["7.3"], one("non_tcp", non_tcp::run)),
     one("host_network", host_network::run),
     proven(&["7.3"], one("preempt", preempt::run)),

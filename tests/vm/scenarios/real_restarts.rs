@@ -119,7 +119,8 @@ fn wrk<'vm>(site: &'vm Site, helper: Process<'vm>) -> Result<Process<'vm>> {
     Ok(helper)
 }
 
-const WRK: &str = "echo 1 >/proc/sys/vm/overcommit_memory; export CLOSE=1 PAGE=/16385 EXPECTED=/srv/files/16385
+const WRK: &str =
+    "echo 1 >/proc/sys/vm/overcommit_memory; export CLOSE=1 PAGE=/16385 EXPECTED=/srv/files/16385
 exec wrk --timeout 100s -t 1 -c 4 -d 100s -s /srv/real/check.lua http://$CART4:8080";
 
 /// Between two kills connections are sealed; after each, one waits. Ends with a helper that runs.

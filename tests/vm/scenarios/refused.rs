@@ -7,20 +7,20 @@ use anyhow::{Result, ensure};
 use underseal_vm::identities::{Authority, Validity};
 use underseal_vm::main_job::MARKER;
 use underseal_vm::site::{Settings, Site, identity_folder, spiffe_id};
+use underseal_vm::topology::Node;
 use underseal_vm::{Lab, Output, VmOptions};
 
+const KILL: i32 = 9;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn run(lab: &Lab) -> Result<()> {
     let vm = lab.boot(&VmOptions::default())?;
     let authority = Authority::new("test authority")?;
     let other = Authority::new("other authority")?;
-    let site = Site::up(
-        &vm,
-        &authority,
-        &[("shop", 10), ("cart", 11)],
-        &Settings::default(),
-    )?;
+    let names = [("shop", 10), ("cart", 11)];
+    let site = Site::prepare(&vm, Node(1), &authority, &names)?;
+    site.configure(&Settings::default())?;
+    site.apply()?;
     vm.put("/srv/page", MARKER.as_bytes(), 0o644)?;
     site.serve_http("cart", 80)?;
     let fetch = format!(
@@ -48,6 +48,8 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
     ];
     for (number, (reason, identity)) in wrong.iter().enumerate() {
         identity.put(&vm, &folder)?;
+        // A helper that has seen good files would go on with them.
+        let helper = site.start_helper()?;
         let said = site.inside("shop").try_sh(&fetch)?;
         ensure!(
             is_reset(&said) && said.stdout.is_empty(),
@@ -55,15 +57,19 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
         );
         let log = site.helper_log()?;
         ensure!(
-            log.lines().last().is_some_and(|line| line.contains(reason)),
+            log.lines()
+                .any(|line| line.contains("reset ") && line.contains(reason)),
             "no {reason} in the log: {log}"
         );
         ensure!(
             site.counter("reset_refused")? == number as u64 + 1,
             "{reason} is not counted"
         );
+        helper.signal(KILL)?;
+        helper.wait(PATIENCE)?;
     }
     vm.sh(&format!("rm {folder}/tls.key"))?;
+    site.start_helper()?;
     ensure!(
         is_reset(&site.inside("shop").try_sh(&fetch)?),
         "sealed without a key"

@@ -1,9 +1,12 @@
 //! Certificates for workloads: SVIDs, made anew for each run.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use anyhow::Result;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, SanType, string::Ia5String,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
+    SerialNumber, string::Ia5String,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -12,6 +15,8 @@ use crate::vm::Vm;
 /// A certificate authority.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
+    /// The next serial number.
+    last: AtomicU64,
 }
 
 /// Key and certificate of a workload with the authority to trust, all PEM, as in a cert-manager Secret.
@@ -22,6 +27,8 @@ pub struct Identity {
     pub key: String,
     /// `ca.crt`
     pub authority: String,
+    /// The certificate's serial number.
+    pub serial: SerialNumber,
 }
 
 /// When a certificate is valid.
@@ -49,6 +56,7 @@ impl Authority {
         parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         limit(&mut parameters, Validity::Now);
         Ok(Self {
+            last: AtomicU64::new(1),
             issuer: CertifiedIssuer::self_signed(parameters, KeyPair::generate()?)?,
         })
     }
@@ -56,6 +64,29 @@ impl Authority {
     /// Its own certificate, PEM.
     pub fn certificate(&self) -> String {
         self.issuer.pem()
+    }
+
+    /// A list, PEM, that revokes these, valid for a day.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    pub fn revoke(&self, identities: &[&Identity]) -> Result<String> {
+        let now = OffsetDateTime::now_utc();
+        let revoked = |identity: &&Identity| RevokedCertParams {
+            serial_number: identity.serial.clone(),
+            revocation_time: now,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let parameters = CertificateRevocationListParams {
+            this_update: now - Duration::HOUR,
+            next_update: now + Duration::DAY,
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: identities.iter().map(revoked).collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        Ok(parameters.signed_by(&self.issuer)?.pem()?)
     }
 
     /// An identity with this SPIFFE ID, such as `spiffe://example.org/ns/shop/sa/cart`.
@@ -72,9 +103,12 @@ impl Authority {
         ];
         parameters.use_authority_key_identifier_extension = true;
         limit(&mut parameters, validity);
+        let serial = SerialNumber::from(self.last.fetch_add(1, Ordering::Relaxed));
+        parameters.serial_number = Some(serial.clone());
         let key = KeyPair::generate()?;
         let certificate = parameters.signed_by(&key, &self.issuer)?.pem();
         Ok(Identity {
+            serial,
             certificate,
             key: key.serialize_pem(),
             authority: self.certificate(),

@@ -222,6 +222,7 @@ impl World {
                 ends(Fate::LetGo);
             }
             Effect::Reset(_, counter, _) => ends(Fate::Reset(counter)),
+            Effect::Count(_) => {}
             Effect::Reach(_) => self.reach = true,
         }
     }

@@ -18,7 +18,7 @@ use underseal_abi::{self as abi, Config, Conn, Netns, Tally, names};
 use super::pin;
 use crate::config::choice::Cipher;
 use crate::kernel::error::Error;
-use crate::state::{Endpoint, Node, Workload};
+use crate::state::{Bundle, Endpoint, Node, Workload};
 
 /// The configuration of the datapath; `None` if there is no map. All zeros: never written.
 ///
@@ -222,6 +222,43 @@ pub fn set_node(number: u32, node: &Node) -> Result<(), Error> {
 /// The map cannot be written.
 pub fn delete_node(number: u32) -> Result<(), Error> {
     delete::<u32, abi::Node>(names::NODES, number)
+}
+
+/// Trust bundles of other trust domains, by number.
+///
+/// # Errors
+/// The map cannot be read, or holds something that is none.
+pub fn bundles() -> Result<BTreeMap<u32, Bundle>, Error> {
+    let raw: BTreeMap<u32, abi::Bundle> = entries(names::BUNDLES)?;
+    let bundle = |raw: abi::Bundle| -> Result<Bundle, Error> {
+        Ok(Bundle {
+            trust_domain: text(names::BUNDLES, &raw.trust_domain)?,
+            file: text(names::BUNDLES, &raw.file)?,
+        })
+    };
+    raw.into_iter()
+        .map(|(number, raw)| Ok((number, bundle(raw)?)))
+        .collect()
+}
+
+/// Writes the entry of a trust bundle.
+///
+/// # Errors
+/// The map cannot be written.
+pub fn set_bundle(number: u32, bundle: &Bundle) -> Result<(), Error> {
+    let raw = abi::Bundle {
+        trust_domain: padded(names::BUNDLES, &bundle.trust_domain)?,
+        file: padded(names::BUNDLES, &bundle.file)?,
+    };
+    insert(names::BUNDLES, number, raw)
+}
+
+/// Deletes the entry of a trust bundle; nothing if there is none.
+///
+/// # Errors
+/// The map cannot be written.
+pub fn delete_bundle(number: u32) -> Result<(), Error> {
+    delete::<u32, abi::Bundle>(names::BUNDLES, number)
 }
 
 /// Ends of connections that are or shall be sealed, by socket cookie.
