@@ -69,7 +69,7 @@ const ALL: &[Scenario] = &[
     one("interop", interop::run),
     one("preflight", preflight::run),
     one("units", units::run),
-    proven(&[], one("pki", pki::run)),
+    proven(&["7.3"], one("pki", pki::run)),
     one("real_databases", real_programs::databases),
     proven(&[], one("real_web", real_programs::web)),
     one("real_runtimes", real_programs::runtimes),
