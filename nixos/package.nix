@@ -88,6 +88,8 @@ rustPlatform.buildRustPackage {
     substituteInPlace $out/lib/systemd/system/*.service \
       --replace-fail /usr/bin/ $out/bin/ \
       --replace-fail /usr/share/doc/ $out/share/doc/
+    substituteInPlace $out/lib/systemd/system/*.timer \
+      --replace-fail /usr/share/doc/ $out/share/doc/
   '';
 
   passthru = { inherit bpf; };
