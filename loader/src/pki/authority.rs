@@ -126,14 +126,10 @@ impl Authority {
             );
             return Err(Error::unusable(&path, reason));
         }
-        let path = directory.join(INDEX);
-        let text = durable::text(&path)?.unwrap_or_default();
-        let (index, _) =
-            record::parse_index(&text).map_err(|error| Error::unusable(&path, error))?;
         Ok(Self {
             directory: directory.to_owned(),
             state,
-            index,
+            index: index(directory)?,
             _lock: lock,
         })
     }
@@ -355,6 +351,17 @@ fn read_list(text: &str) -> Option<(BTreeSet<String>, i64)> {
         .iter_revoked_certificates()
         .map(|it| certificate::hex(it.raw_serial()));
     Some((serials.collect(), list.next_update()?.timestamp()))
+}
+
+/// What was issued from a directory; nothing, if there is no CA in it.
+///
+/// # Errors
+/// The record cannot be read.
+pub fn index(directory: &Path) -> Result<Vec<Issued>, Error> {
+    let path = directory.join(INDEX);
+    let text = durable::text(&path)?.unwrap_or_default();
+    let (index, _) = record::parse_index(&text).map_err(|error| Error::unusable(&path, error))?;
+    Ok(index)
 }
 
 const STATE: &str = "state.json";

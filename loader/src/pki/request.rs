@@ -16,12 +16,12 @@ use zeroize::Zeroizing;
 
 use super::{
     Error,
-    authority::{Bundle, Lock},
+    authority::{self, Bundle, Lock},
     certificate::{self, Names},
     durable::{self, PUBLIC, SECRET},
-    folder::{self, Found, Proof},
+    folder::{self, Found, Proof, Set},
     record,
-    work::{Outcome, Requested, Work, chosen, folder_of, names_of, set},
+    work::{Outcome, Requested, Work, chosen, folder_of, names_of, put},
 };
 use crate::config::{Config, Workload, pki::KeyKind};
 
@@ -140,8 +140,7 @@ pub fn install(config: &Config, from: &Path) -> Result<Outcome, Error> {
         certificates: read(BUNDLE)?,
         lists: read(LISTS)?,
     };
-    let index = durable::text(&directory.join("index.jsonl"))?.unwrap_or_default();
-    let (own, _) = record::parse_index(&index).map_err(Error::Refused)?;
+    let own = authority::index(directory)?;
     let mut outcome = Outcome::default();
     for workload in &config.workloads {
         let file = from.join(format!("{}.crt", stem(workload)));
@@ -248,13 +247,12 @@ fn install_one(
             "the certificate lacks the DNS name `{lacking}`"
         )));
     }
-    let set = set(pem, key, bundle.clone());
-    folder::put(
-        folder_of(workload),
-        &set,
-        workload.spiffe_id.as_str(),
-        Proof::Handshake,
-    )?;
+    let set = Set {
+        certificate: pem,
+        key,
+        bundle: bundle.clone(),
+    };
+    put(workload, &set, Proof::Handshake)?;
     fs::remove_file(&path).map_err(Error::file("remove", &path))
 }
 
@@ -270,12 +268,7 @@ fn trust(workload: &Workload, bundle: &Bundle, own: &[record::Issued]) -> Result
         return Ok(false);
     }
     set.bundle = bundle.clone();
-    folder::put(
-        folder_of(workload),
-        &set,
-        workload.spiffe_id.as_str(),
-        Proof::Handshake,
-    )?;
+    put(workload, &set, Proof::Handshake)?;
     Ok(true)
 }
 

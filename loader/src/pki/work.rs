@@ -9,7 +9,6 @@ pub mod rotate;
 use std::path::Path;
 
 use serde::Serialize;
-use zeroize::Zeroizing;
 
 use super::{
     Error,
@@ -262,8 +261,7 @@ impl<'a> Work<'a> {
                 continue;
             }
             set.bundle = bundle.clone();
-            let id = workload.spiffe_id.as_str();
-            match folder::put(folder_of(workload), &set, id, Proof::None) {
+            match put(workload, &set, Proof::None) {
                 Ok(()) => outcome.trusting.push(workload.name.to_string()),
                 Err(error) => outcome.fail(workload.name.as_str(), &error),
             }
@@ -321,8 +319,7 @@ impl<'a> Work<'a> {
             key: certificate::dangerous_pem(&key),
             bundle: bundle.clone(),
         };
-        let id = workload.spiffe_id.as_str();
-        folder::put(folder_of(workload), &set, id, Proof::Handshake)?;
+        put(workload, &set, Proof::Handshake)?;
         Ok(issued)
     }
 
@@ -413,12 +410,10 @@ pub fn folder_of(workload: &Workload) -> &Path {
     workload.identity.as_path()
 }
 
-/// Of a certificate and a key that have come from two places.
-#[must_use]
-pub const fn set(certificate: String, key: Zeroizing<String>, bundle: Bundle) -> Set {
-    Set {
-        certificate,
-        key,
-        bundle,
-    }
+/// Puts a set into a workload's folder.
+///
+/// # Errors
+/// Those of [`folder::put`].
+pub fn put(workload: &Workload, set: &Set, proof: Proof) -> Result<(), Error> {
+    folder::put(folder_of(workload), set, workload.spiffe_id.as_str(), proof)
 }
