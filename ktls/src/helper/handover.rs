@@ -315,7 +315,7 @@ fn release(maps: &mut Maps, pair: &Pair<OwnedFd>, controls: &Controls) -> Result
 }
 
 /// Gives one sealed socket leave to send, with the limit its program has asked for.
-pub(super) fn finish(maps: &mut Maps, conn: &Conn, socket: BorrowedFd<'_>) -> io::Result<()> {
+fn finish(maps: &mut Maps, conn: &Conn, socket: BorrowedFd<'_>) -> io::Result<()> {
     send_leave(maps, socket)?;
     maps.show_state(conn, State::Sealed);
     Ok(())

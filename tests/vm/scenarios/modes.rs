@@ -130,9 +130,7 @@ fn late_accept(stage: &Stage) -> Result<()> {
 fn helper_away(stage: &Stage) -> Result<()> {
     let (a, b) = (&stage.a, &stage.b);
     for (site, kill) in [(b, "-KILL"), (a, "-KILL"), (b, "-TERM")] {
-        site.vm.sh(&format!("pkill {kill} -x underseal-hands"))?;
-        let free = "flock -n /run/underseal/handshake.lock true";
-        site.vm.wait_until(free, PATIENCE, "the helper's end")?;
+        end_helper(site, kill)?;
         let fetch = a.inside("shop").spawn(&fetch(stage))?;
         a.vm.wait_until(HELD, PATIENCE, "a held connection")?;
         site.start_helper()?;
@@ -145,11 +143,10 @@ fn helper_away(stage: &Stage) -> Result<()> {
 
 const HELD: &str = "underseal --json status | grep -q '\"state\": *\"held\"'";
 
-fn restart_helper(site: &Site) -> Result<()> {
-    site.vm.sh("pkill -KILL -x underseal-hands")?;
+fn end_helper(site: &Site, signal: &str) -> Result<()> {
+    site.vm.sh(&format!("pkill {signal} -x underseal-hands"))?;
     let free = "flock -n /run/underseal/handshake.lock true";
-    site.vm.wait_until(free, PATIENCE, "the helper's end")?;
-    site.start_helper().map(drop)
+    site.vm.wait_until(free, PATIENCE, "the helper's end")
 }
 
 /// A certificate of another authority on node-b: both ends are reset, both nodes know why, nothing was sent.
@@ -169,7 +166,8 @@ fn wrong_certificate(stage: &Stage) -> Result<()> {
     ] {
         identity.put(&b.vm, &identity_folder("till"))?;
         // A helper that has seen better files would go on with them.
-        restart_helper(b)?;
+        end_helper(b, "-KILL")?;
+        b.start_helper()?;
         let before = (a.counter("reset_refused")?, b.counter("reset_refused")?);
         let said = a.inside("shop").try_sh(&fetch(stage))?;
         ensure!(is_reset(&said) && said.stdout.is_empty(), "{said:?}");
