@@ -87,7 +87,7 @@ pub enum Error {
     Pki(#[from] crate::pki::Error),
     /// The CA could not do it for everybody.
     #[error("{}{}", .0, left_alone(.0))]
-    PkiPartly(Outcome),
+    PkiPartly(Box<Outcome>),
     /// Some steps of a removal failed; all others were carried out.
     #[error("not everything could be removed:{}", failures(.0))]
     Left(Vec<(Op, StepError)>),

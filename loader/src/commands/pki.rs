@@ -117,7 +117,7 @@ pub fn run(context: &Context<'_>, command: Command) -> Result<Report, Error> {
     if outcome.failed.is_empty() {
         Ok(Report::Pki(outcome))
     } else {
-        Err(Error::PkiPartly(outcome))
+        Err(Error::PkiPartly(Box::new(outcome)))
     }
 }
 
