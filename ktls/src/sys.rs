@@ -2,6 +2,8 @@
 #![allow(unsafe_code)]
 
 use nix::errno::Errno;
+#[cfg(feature = "helper")]
+use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
 use std::{
     io, mem,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
@@ -52,6 +54,13 @@ pub fn set_notsent_lowat(socket: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
     Errno::result(result)?;
     Ok(())
 }
+
+#[cfg(feature = "helper")]
+sockopt_impl!(
+    /// Which buffers the program has fixed the size of: 1 that for sending, 2 that for receiving (Linux 5.14,
+    /// include/uapi/linux/socket.h).
+    BufLock, Both, libc::SOL_SOCKET, libc::SO_BUF_LOCK, u32
+);
 
 /// Whether the kernel's TLS in the socket has keys, for either direction.
 ///

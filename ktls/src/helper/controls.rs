@@ -12,6 +12,8 @@ pub struct Controls {
     pub no_restart: bool,
     /// A connection over which an earlier helper was killed goes on as if that one had finished.
     pub no_interrupted: bool,
+    /// Send buffers stay as small as they are.
+    pub no_send_buffer: bool,
     /// Where to stop.
     pub stop: Option<Stop>,
 }

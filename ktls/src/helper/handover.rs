@@ -17,6 +17,7 @@ use std::{
 use underseal_abi::{Conn, HelperCounter, Lowat, Sleeper, State};
 
 use super::{
+    buffer,
     controls::{Controls, Step},
     maps::Maps,
     peers::Peers,
@@ -135,10 +136,18 @@ fn key(
     maps.note_seal(other, made.client.chain())?;
     install_all(client, server, &made.keys, controls)?;
     for socket in [client, server] {
+        make_room(socket, controls)?;
         maps.set_state(socket, State::Keyed)?;
         controls.reached(Step::Keyed);
     }
     Ok(())
+}
+
+fn make_room(socket: BorrowedFd<'_>, controls: &Controls) -> io::Result<()> {
+    if controls.no_send_buffer {
+        return Ok(());
+    }
+    buffer::widen(socket)
 }
 
 fn install_all(
@@ -224,7 +233,10 @@ pub(super) fn prime(
     primings: &[Priming<'_>],
     controls: &Controls,
 ) -> Vec<Result<(), Failure>> {
-    let mut results: Vec<_> = primings.iter().map(|end| key_end(maps, end)).collect();
+    let mut results: Vec<_> = primings
+        .iter()
+        .map(|end| key_end(maps, end, controls))
+        .collect();
     // As in `seal`.
     fence(Ordering::SeqCst);
     let at = |cookie: u64| primings.iter().position(|end| end.conn.cookie == cookie);
@@ -248,12 +260,13 @@ pub(super) fn prime(
     results
 }
 
-fn key_end(maps: &Maps, end: &Priming<'_>) -> Result<(), Failure> {
+fn key_end(maps: &Maps, end: &Priming<'_>, controls: &Controls) -> Result<(), Failure> {
     if maps.state(end.socket)? != Some(State::Held) {
         return Err(Failure::Interrupted);
     }
     install::install_rx(end.socket, &end.keys.rx)?;
     install::install_tx(end.socket, &end.keys.tx)?;
+    make_room(end.socket, controls)?;
     Ok(maps.set_state(end.socket, State::Keyed)?)
 }
 

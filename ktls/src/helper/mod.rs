@@ -4,6 +4,7 @@
 //! new connections wait; started again, it reads the table and goes on. It decides nothing either:
 //! who may talk to whom is in the maps, written by `underseal apply`.
 
+mod buffer;
 mod controls;
 mod discover;
 mod elsewhere;

@@ -7,20 +7,21 @@
 //! ```
 //!
 //! Controls: in plain TCP (without Underseal, and in mode `never`) the same comparison of bytes passes and the same recording is readable; with the
-//! restart of sleeping tasks taken away, what sleeps at the hand-over fails, and nothing else does.
+//! restart of sleeping tasks taken away, what sleeps at the hand-over fails, and nothing else does; with send buffers left as
+//! they are, sendfile and splice get stuck on 6.1.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use underseal_vm::capture::PathCount;
 use underseal_vm::identities::Authority;
 use underseal_vm::main_job::seen;
 use underseal_vm::site::{Settings, Site};
 use underseal_vm::topology::Node;
-use underseal_vm::{Lab, Place, VmOptions};
+use underseal_vm::{Lab, Place, Process, VmOptions};
 
 const PATIENCE: Duration = Duration::from_secs(150);
 const PROGRAMS: &[&str] = &[
@@ -43,6 +44,9 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
     let sealed = sealed(&site)?;
     compare(lab.kernel.line, &plain.said, &sealed.said)?;
     without_restart(&site)?;
+    if lab.kernel.line == "6.1" {
+        with_small_buffers(&site)?;
+    }
     site.configure(&Settings {
         mode: "never",
         ..Settings::default()
@@ -97,27 +101,56 @@ fn sealed(site: &Site) -> Result<Played> {
 
 /// With sleeping tasks left asleep the cases fail whose calls come before the hand-over.
 fn without_restart(site: &Site) -> Result<()> {
-    site.vm.sh("rm -f /tmp/helper.log")?;
-    let place: Place<'_> = site.vm.node().env("UNDERSEAL_WITHOUT", "restart");
-    let helper = place.spawn("exec underseal-handshake-controls 2>/tmp/helper.log")?;
-    site.vm
-        .wait_until("grep -q ready /tmp/helper.log", PATIENCE, "the helper")?;
+    let helper = without(site, "restart")?;
     for (case, fails) in [
         ("send_recv", true),
         ("sendfile_splice", true),
         ("poll", false),
     ] {
-        let options = format!("--held {} --only {case} --family v4", helper.pid());
-        let played = play(site, &options)?;
+        let played = play_one(site, helper.pid(), case)?;
         ensure!(
-            played.succeeded != fails && !played.seen.is_readable(),
-            "without restart, {case}: {:?} {:?}",
-            played.said,
-            played.seen
+            played.succeeded != fails,
+            "without restart, {case}: {:?}",
+            played.said
         );
     }
+    end(helper)
+}
+
+/// With send buffers left as they are, kTLS waits for room that nobody makes; whether it comes to that is a matter of
+/// what is acknowledged when, so it is tried again and again. With them it never does, in [`sealed`].
+fn with_small_buffers(site: &Site) -> Result<()> {
+    let helper = without(site, "send_buffer")?;
+    for _ in 0..TRIES {
+        for case in ["sendfile_splice", "splice_peek"] {
+            if !play_one(site, helper.pid(), case)?.succeeded {
+                return end(helper);
+            }
+        }
+    }
+    bail!("small send buffers do no harm: the test misses its point");
+}
+
+const TRIES: u32 = 10;
+
+fn without<'site>(site: &'site Site, step: &str) -> Result<Process<'site>> {
+    site.vm.sh("rm -f /tmp/helper.log")?;
+    let place: Place<'_> = site.vm.node().env("UNDERSEAL_WITHOUT", step);
+    let helper = place.spawn("exec underseal-handshake-controls 2>/tmp/helper.log")?;
+    site.vm
+        .wait_until("grep -q ready /tmp/helper.log", PATIENCE, "the helper")?;
+    Ok(helper)
+}
+
+fn end(helper: Process<'_>) -> Result<()> {
     helper.signal(15)?;
     helper.wait(PATIENCE).map(drop)
+}
+
+fn play_one(site: &Site, helper: u32, case: &str) -> Result<Played> {
+    let played = play(site, &format!("--held {helper} --only {case} --family v4"))?;
+    ensure!(!played.seen.is_readable(), "{case}: {:?}", played.seen);
+    Ok(played)
 }
 
 /// What came of all cases.

@@ -1,5 +1,5 @@
-//! `underseal-handshake` with steps left out, `UNDERSEAL_WITHOUT=restart,interrupted`, or that stops at one,
-//! `UNDERSEAL_STOP=key:3`. For the scenarios `controls` and `faults_*` alone.
+//! `underseal-handshake` with steps left out, `UNDERSEAL_WITHOUT=restart,interrupted,send_buffer`, or that
+//! stops at one, `UNDERSEAL_STOP=key:3`. For the scenarios `controls` and `faults_*` alone.
 
 use std::process::ExitCode;
 
@@ -13,6 +13,7 @@ fn main() -> ExitCode {
     run(Controls {
         no_restart: is_out("restart"),
         no_interrupted: is_out("interrupted"),
+        no_send_buffer: is_out("send_buffer"),
         stop,
     })
 }

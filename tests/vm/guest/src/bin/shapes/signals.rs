@@ -141,7 +141,6 @@ pub(crate) fn greets(side: &mut Side) -> Result<()> {
     for _ in KINDS {
         side.hear("accept")?;
         let (socket, _) = listener.accept()?;
-        side.hear("stormed")?;
         io::Write::write_all(&mut &socket, b"x")?;
         talk(&socket, Turn::Listen)?;
         side.tell("next")?;
@@ -275,6 +274,7 @@ pub(crate) fn greets_storm(side: &mut Side) -> Result<()> {
     let listener = side.listen()?;
     for _ in 0..STORMS {
         let (socket, _) = listener.accept()?;
+        side.hear("stormed")?;
         io::Write::write_all(&mut &socket, b"x")?;
         talk(&socket, Turn::Listen)?;
     }

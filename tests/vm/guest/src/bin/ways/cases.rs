@@ -63,6 +63,7 @@ pub(crate) fn all() -> Vec<Case> {
         case("server_first", BOTH, ANY_TIME, transfer::server_first),
         case("accept_late", BOTH, LATE, transfer::accept_late),
         case("accept_never", BOTH, LATE, endings::accept_never),
+        case("sendfile_first", BOTH, AFTER, transfer::sendfile_first),
         case("sendfile_beyond", V4, AFTER, transfer::sendfile_beyond),
     ]);
     all.extend(endings());

@@ -92,6 +92,17 @@ pub(crate) fn accept_late(end: &mut End) -> Result<String> {
     ))
 }
 
+/// The server's first word is a file, as a whole; nothing comes from the client that would make it send.
+pub(crate) fn sendfile_first(end: &mut End) -> Result<String> {
+    let way = &WAYS[5];
+    assert_eq!(way.name, "sendfile_splice");
+    let task = match end.role {
+        Role::Server => sender(end, way)?,
+        Role::Client => receiver(end, way)?,
+    };
+    Ok(task.join()?.to_string())
+}
+
 /// The client sends a file and asks for more than is in it, as programs do that do not know its size; then it
 /// waits for an answer.
 pub(crate) fn sendfile_beyond(end: &mut End) -> Result<String> {
