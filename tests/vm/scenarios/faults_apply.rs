@@ -36,6 +36,8 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
         ..faults::options()
     })?;
     Node(1).uplink(&vm)?;
+    // Without the programs it is the node that forwards between workloads.
+    Node(1).forward(&vm)?;
     let names = [("shop", 10), ("cart", 11)];
     let site = Site::prepare(&vm, Node(1), &Authority::new("test authority")?, &names)?;
     let peer = "C8LHcQxrDOFUSUP9ZMJFtvAWDLLWxIQNGQYFvcEBCU8=".to_owned();
@@ -126,8 +128,14 @@ fn stop(site: &Site, traffic: &Process<'_>) -> Result<Vec<Count>> {
     site.vm.sh("touch /tmp/enough")?;
     let said = traffic.wait(PATIENCE)?;
     let text = said.text();
-    text.lines()
-        .map(Count::parse)
+    let counts = text.lines().map(Count::parse);
+    let counts: Vec<Count> = counts
         .collect::<Result<_>>()
-        .with_context(|| said.error_text())
+        .with_context(|| said.error_text())?;
+    ensure!(
+        counts.iter().all(|count| count.wrong == 0),
+        "{counts:?}: {}",
+        said.error_text()
+    );
+    Ok(counts)
 }

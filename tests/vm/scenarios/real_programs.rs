@@ -81,15 +81,26 @@ fn run(lab: &Lab, servers: &[Server], jobs: &[Job]) -> Result<()> {
         judge(job, plain, sealed).with_context(|| job.name)?;
         tell(lab, job, sealed);
     }
+    let log = site.helper_log()?;
     for counter in TROUBLE {
         let count = site.counter(counter)?;
+        let expected = match *counter {
+            "reset_guard" => abandoned(&log),
+            _ => 0,
+        };
         ensure!(
-            count == 0,
-            "{counter} is {count}; the helper says: {}",
-            site.helper_log()?
+            count == expected,
+            "{counter} is {count}, not {expected}; the helper says: {log}"
         );
     }
     Ok(())
+}
+
+/// Connections that one end gave up before they had keys, and at which the other was about to send: wrk does that when
+/// it ends, to a proxy that opens a connection for each request. In plain TCP such a send is answered by a reset, too.
+fn abandoned(log: &str) -> u64 {
+    let why = "a call to send to a peer that was closed or shut down before there were keys";
+    log.lines().filter(|line| line.contains(why)).count() as u64
 }
 
 fn set(site: &Site, mode: &'static str) -> Result<()> {

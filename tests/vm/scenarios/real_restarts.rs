@@ -90,7 +90,7 @@ const BALANCES: &str = "exec psql -h $CART6 -U shop -d shop -qAt -c 'select coun
     coalesce(sum(delta), 0) = (select sum(tbalance) from pgbench_tellers),
     coalesce(sum(delta), 0) = (select sum(bbalance) from pgbench_branches) from pgbench_history'";
 
-/// Every answer is right; there are as many errors as resets, at most.
+/// Every answer is right; there are as many errors in connect and write as resets, at most.
 fn wrk<'vm>(site: &'vm Site, helper: Process<'vm>) -> Result<Process<'vm>> {
     let before = site.counter("reset_interrupted")?;
     let client = shop(site).start(bash(WRK))?;
@@ -104,7 +104,7 @@ fn wrk<'vm>(site: &'vm Site, helper: Process<'vm>) -> Result<Process<'vm>> {
         .split(' ')
         .filter_map(|word| word.parse().ok())
         .collect();
-    let [answers, wrong, connect, read, write, timeout, status] = numbers[..] else {
+    let [answers, wrong, connect, _, write, timeout, status] = numbers[..] else {
         bail!("wrk said {said}")
     };
     let resets = site.counter("reset_interrupted")? - before;
@@ -112,8 +112,9 @@ fn wrk<'vm>(site: &'vm Site, helper: Process<'vm>) -> Result<Process<'vm>> {
         answers >= u64::from(KILLS) * BETWEEN && wrong + timeout + status == 0,
         "wrk said {said}"
     );
+    // wrk takes EAGAIN for a read error, too, and kernel TLS says so when a part of a record made a socket readable.
     ensure!(
-        connect + read + write <= resets,
+        connect + write <= resets,
         "{resets} resets, but wrk said {said}"
     );
     Ok(helper)
