@@ -90,7 +90,8 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
 
 fn kill_at_steps(site: &Site, command: &str, stride: u32) -> Result<u64> {
     let script = format!("sh /tmp/killed.sh {command} {stride}");
-    let said = site.vm.node().sh_for(&script, PATIENCE);
+    // Many programs start.
+    let said = site.vm.node().sh_for(&script, 3 * PATIENCE);
     Ok(said
         .with_context(|| format!("{command} killed at each step"))?
         .text()

@@ -60,7 +60,10 @@ impl fmt::Display for Count {
 impl From<io::Error> for Outcome {
     fn from(error: io::Error) -> Self {
         match error.raw_os_error() {
-            Some(libc::ECONNRESET | libc::ECONNABORTED | libc::EPIPE) => Self::Reset,
+            // The last: shutdown of a socket that was reset meanwhile.
+            Some(libc::ECONNRESET | libc::ECONNABORTED | libc::EPIPE | libc::ENOTCONN) => {
+                Self::Reset
+            }
             Some(libc::ECONNREFUSED | libc::EPERM | libc::ENETUNREACH) => Self::Refused,
             _ => Self::Wrong(error.to_string()),
         }
