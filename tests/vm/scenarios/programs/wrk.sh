@@ -1,8 +1,8 @@
 #!/bin/bash
 # wrk.sh THREADS CONNECTIONS URL: runs wrk with check.lua until a thread has 20 answers, however long that takes: wrk
 # itself knows only a duration. Prints what came of it, without the number of answers, and without that of read errors:
-# wrk takes EAGAIN for one, and kernel TLS says so when a part of a record made the socket readable. A connection that
-# was reset is found by the helper's counters.
+# wrk asks FIONREAD whether there is more to read, and takes EAGAIN for an error (docs/compatibility.md). A connection
+# that was reset is found by the helper's counters.
 set -euo pipefail
 # wrk asks for a place for each microsecond until its time limit, and uses few of them.
 echo 1 >/proc/sys/vm/overcommit_memory

@@ -55,6 +55,7 @@ pub(crate) fn all() -> Vec<Case> {
     }
     all.extend([
         case("first_try", BOTH, ANY_TIME, ready::first_try),
+        case("fionread", V4, AFTER, options::fionread),
         case("rcvlowat_poll", V4, AFTER, options::rcvlowat_poll),
         case("timeouts", BOTH, ANY_TIME, options::timeouts),
         case("timeouts_expire", V4, BEFORE, options::timeouts_expire),

@@ -80,6 +80,22 @@ pub(crate) fn lowat_zero(end: &mut End) -> Result<String> {
     Ok(format!("{said}, unset {unset}, set {value}, reads {after}"))
 }
 
+/// What FIONREAD says of a thousand bytes.
+pub(crate) fn fionread(end: &mut End) -> Result<String> {
+    if end.role == Role::Server {
+        transfer::send(end.fd()?, &[7; 1000])?;
+        end.meet()?;
+        return Ok("sent".into());
+    }
+    let there = sys::poll(end.fd()?, libc::POLLIN, -1)?;
+    ensure!(there & libc::POLLIN != 0, "not readable: {there:#x}");
+    let before = sys::readable(end.fd()?)?;
+    let received = transfer::recv(end.fd()?, 1000)?.len();
+    let after = sys::readable(end.fd()?)?;
+    end.meet()?;
+    Ok(format!("{before}, received {received}, then {after}"))
+}
+
 /// Whether poll keeps to SO_RCVLOWAT.
 pub(crate) fn rcvlowat_poll(end: &mut End) -> Result<String> {
     assert_eq!(end.timing, Timing::After);

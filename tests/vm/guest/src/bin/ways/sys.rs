@@ -337,6 +337,14 @@ fn message(parts: &mut [libc::iovec; 3]) -> libc::msghdr {
     }
 }
 
+/// How many bytes a read would give, as FIONREAD says.
+pub(crate) fn readable(fd: BorrowedFd<'_>) -> io::Result<i32> {
+    let mut bytes = 0;
+    // SAFETY: the kernel writes one int, which outlives the call.
+    count(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut bytes) })?;
+    Ok(bytes)
+}
+
 /// Negative is an error, whose number is the thread's `errno`.
 fn count(result: impl TryInto<usize>) -> Count {
     result.try_into().map_err(|_| Error::last_os_error())
