@@ -244,9 +244,13 @@ fn never_accepted(site: &Site) -> Result<()> {
         "test $(bpftool -j map dump pinned /sys/fs/bpf/underseal/maps/SLEEPERS | tr '{' '\\n' | grep -c '\"key\"') = 0",
         PATIENCE,
         "no record of a sleeper",
-    )?;
+    )
+    .with_context(|| format!("{:?}", site.vm.sh(LEFT_OF_SLEEPERS).map(|said| said.text())))?;
     faults::stop_helper(site)
 }
+
+const LEFT_OF_SLEEPERS: &str = "bpftool map dump pinned /sys/fs/bpf/underseal/maps/SLEEPERS | head -n 5; \
+    ss -Htan | head -n 5; tail -n 5 /tmp/helper.log";
 
 /// Ticks of the helper for twenty connections of the others.
 fn ticks_for(site: &Site, helper: u32) -> Result<u64> {
