@@ -17,8 +17,9 @@ use crate::vm::Vm;
 pub struct Scenario {
     /// Its name: that of its file.
     pub name: &'static str,
-    /// The kernels of [`LINES`] on which it has passed as it is. On the others it is ignored: `--ignored` runs it there.
-    pub proven: &'static [&'static str],
+    /// The kernels of [`LINES`] on which `make test` runs it. On the others it is ignored, by name; `make vm-all` runs it
+    /// there, too.
+    pub everyday: &'static [&'static str],
     /// How many machines it runs at once; so many processors are kept for it.
     pub machines: usize,
     /// Returns only if all that was to be shown was shown.
@@ -137,21 +138,26 @@ fn failing(error: &anyhow::Error) -> Trial {
 }
 
 fn trial(kernel: Kernel, scenario: &'static Scenario, processors: Arc<Processors>) -> Trial {
-    let is_ignored = !scenario.proven.contains(&kernel.line);
+    let is_ignored = !scenario.everyday.contains(&kernel.line);
     Trial::test(format!("{}::{}", kernel.line, scenario.name), move || {
         let _taken = processors.take(scenario.machines);
         let started = Instant::now();
         let mut result = attempt(&kernel, scenario);
         for _ in 1..ATTEMPTS {
             match &result {
-                Err(error) if is_emulator_fault(error) => notice(&kernel, scenario),
+                Err(error) if is_emulator_fault(error) => {
+                    let what = "QEMU failed its own assertion; once more";
+                    tell(&kernel, scenario, what);
+                }
                 _ => break,
             }
             result = attempt(&kernel, scenario);
         }
-        result.map_err(|error| {
-            format!("after {:.1} s: {error:#}", started.elapsed().as_secs_f32()).into()
-        })
+        let seconds = started.elapsed().as_secs_f32();
+        if result.is_ok() {
+            tell(&kernel, scenario, &format!("{seconds:.0} s"));
+        }
+        result.map_err(|error| format!("after {seconds:.1} s: {error:#}").into())
     })
     .with_ignored_flag(is_ignored)
 }
@@ -172,12 +178,12 @@ fn is_emulator_fault(error: &anyhow::Error) -> bool {
     text.contains("qemu-system-x86_64: ") && text.contains(": Assertion `")
 }
 
-#[allow(clippy::print_stderr, reason = "a second attempt must not go unseen")]
-fn notice(kernel: &Kernel, scenario: &Scenario) {
-    eprintln!(
-        "{}::{}: QEMU failed its own assertion; once more",
-        kernel.line, scenario.name
-    );
+#[allow(
+    clippy::print_stderr,
+    reason = "how long it takes, and a second attempt, must not go unseen"
+)]
+fn tell(kernel: &Kernel, scenario: &Scenario, what: &str) {
+    eprintln!("{}::{}: {what}", kernel.line, scenario.name);
 }
 
 /// The machine's processors, of which each trial takes as many as it runs machines.

@@ -73,8 +73,9 @@ fn run(lab: &Lab, what: &[&str]) -> Result<ExitCode> {
             }
             port += 1;
             let name = format!("{} {}", case.name, ["v4", "v6"][family]);
+            let started = std::time::Instant::now();
             match lab.run(case, family, port) {
-                Ok(()) => println!("{name}: ok"),
+                Ok(()) => println!("{name}: ok, {} ms", started.elapsed().as_millis()),
                 Err(error) => {
                     failures += 1;
                     println!("{name}: FAILED: {error:#}");
