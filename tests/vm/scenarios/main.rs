@@ -80,7 +80,7 @@ const ALL: &[Scenario] = &[
     one("faults_life", faults_life::run),
     long(&["7.3"], one("faults_stops", faults_stops::run)),
     proven(&[], one("faults_storm", faults_storm::run)),
-    long(&["7.3"], one("faults_scarce", faults_storm::scarce)),
+    proven(&[], one("faults_scarce", faults_storm::scarce)),
 ];
 
 type Run = fn(&underseal_vm::Lab) -> anyhow::Result<()>;
