@@ -95,10 +95,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
 fn show(site: &Site, case: &Case) -> Result<(PathCount, bool)> {
     let place = site.vm.node().env("UNDERSEAL_WITHOUT", case.without);
     place.sh("underseal-controls apply")?;
-    site.vm.sh("rm -f /tmp/helper.log")?;
-    let helper = place.spawn("exec underseal-handshake-controls 2>/tmp/helper.log")?;
-    site.vm
-        .wait_until("grep -q ready /tmp/helper.log", PATIENCE, "the helper")?;
+    let helper = site.start_twin(&place)?;
     let recording = site.inside("shop").capture("eth0")?;
     // Without the hold the client does not sleep; it may even be reset before the server accepts.
     let client = if case.without.contains("hold") {

@@ -136,13 +136,7 @@ fn deleted_while_held(site: &Site) -> Result<()> {
 
 /// The helper has both sockets and stops with the handshake done; when it goes on there is nobody any more.
 fn deleted_in_the_handshake(site: &Site) -> Result<()> {
-    let helper = site
-        .vm
-        .node()
-        .env("UNDERSEAL_STOP", "handshake:1")
-        .spawn("exec underseal-handshake-controls 2>/tmp/helper.log")?;
-    site.vm
-        .wait_until("grep -q ready /tmp/helper.log", PATIENCE, "the helper")?;
+    let helper = site.start_twin(&site.vm.node().env("UNDERSEAL_STOP", "handshake:1"))?;
     faults::run(site, ("lost", "cart"), 7000, "1 20000 threads 600")?;
     let stopped = format!("grep -q '^State:.T' /proc/{}/status", helper.pid());
     site.vm

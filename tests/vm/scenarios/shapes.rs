@@ -58,10 +58,7 @@ pub(crate) fn sealed(lab: &Lab) -> Result<()> {
 /// Tasks that sleep in the old code are left there: whoever was interrupted there, or spliced, is handed ciphertext.
 fn without_restart(site: &Site) -> Result<()> {
     let place = site.vm.node().env("UNDERSEAL_WITHOUT", "restart");
-    site.vm.sh("rm -f /tmp/helper.log")?;
-    let helper = place.spawn("exec underseal-handshake-controls 2>/tmp/helper.log")?;
-    site.vm
-        .wait_until("grep -q ready /tmp/helper.log", PATIENCE, "the helper")?;
+    let helper = site.start_twin(&place)?;
     for case in ["signal_receiving", "uring_splice"] {
         let output = start(site, &format!("sealed {}", helper.pid()), case)?;
         ensure!(

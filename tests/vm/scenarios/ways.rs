@@ -21,7 +21,7 @@ use underseal_vm::identities::Authority;
 use underseal_vm::main_job::seen;
 use underseal_vm::site::{Settings, Site};
 use underseal_vm::topology::Node;
-use underseal_vm::{Lab, Place, Process, VmOptions};
+use underseal_vm::{Lab, Process, VmOptions};
 
 const PATIENCE: Duration = Duration::from_secs(150);
 const PROGRAMS: &[&str] = &[
@@ -134,12 +134,7 @@ fn with_small_buffers(site: &Site) -> Result<()> {
 const TRIES: u32 = 10;
 
 fn without<'site>(site: &'site Site, step: &str) -> Result<Process<'site>> {
-    site.vm.sh("rm -f /tmp/helper.log")?;
-    let place: Place<'_> = site.vm.node().env("UNDERSEAL_WITHOUT", step);
-    let helper = place.spawn("exec underseal-handshake-controls 2>/tmp/helper.log")?;
-    site.vm
-        .wait_until("grep -q ready /tmp/helper.log", PATIENCE, "the helper")?;
-    Ok(helper)
+    site.start_twin(&site.vm.node().env("UNDERSEAL_WITHOUT", step))
 }
 
 fn end(helper: Process<'_>) -> Result<()> {

@@ -180,9 +180,21 @@ impl Site {
     /// # Errors
     /// As [`Site::start_helper`].
     pub fn start_helper_in<'vm>(&self, place: &Place<'vm>) -> Result<Process<'vm>> {
+        self.start_program(place, "underseal-handshake")
+    }
+
+    /// Its test-only twin, which leaves out or stops at what the place's `UNDERSEAL_WITHOUT` or `UNDERSEAL_STOP` says.
+    ///
+    /// # Errors
+    /// As [`Site::start_helper`].
+    pub fn start_twin<'vm>(&self, place: &Place<'vm>) -> Result<Process<'vm>> {
+        self.start_program(place, "underseal-handshake-controls")
+    }
+
+    fn start_program<'vm>(&self, place: &Place<'vm>, program: &str) -> Result<Process<'vm>> {
         // Exactly what is served is in the log: the lock alone is taken before the maps are read.
         self.vm.sh("rm -f /tmp/helper.log")?;
-        let helper = place.spawn("exec underseal-handshake 2>/tmp/helper.log")?;
+        let helper = place.spawn(&format!("exec {program} 2>/tmp/helper.log"))?;
         self.vm
             .wait_until("grep -q ready /tmp/helper.log", PATIENCE, "the helper")?;
         Ok(helper)

@@ -1,5 +1,5 @@
 //! `underseal-handshake` with steps left out, `UNDERSEAL_WITHOUT=restart,interrupted,send_buffer`, or that
-//! stops at one, `UNDERSEAL_STOP=key:3`. For the scenarios `controls` and `faults_*` alone.
+//! stops at one, `UNDERSEAL_STOP=key:3`. For the scenarios alone, as controls.
 
 use std::process::ExitCode;
 
