@@ -61,10 +61,14 @@ pub(crate) fn all() -> Vec<Case> {
         case("timeouts_expire", V4, BEFORE, options::timeouts_expire),
         case("options", BOTH, ANY_TIME, options::own_options),
         case("lowat_zero", V4, ANY_TIME, options::lowat_zero),
-        case("server_first", BOTH, ANY_TIME, transfer::server_first),
+        case("server_first", BOTH, ANY_TIME, |end| {
+            transfer::server_first(end, way("read_write"))
+        }),
         case("accept_late", BOTH, LATE, transfer::accept_late),
         case("accept_never", BOTH, LATE, endings::accept_never),
-        case("sendfile_first", BOTH, AFTER, transfer::sendfile_first),
+        case("sendfile_first", BOTH, AFTER, |end| {
+            transfer::server_first(end, way("sendfile_splice"))
+        }),
         case("sendfile_beyond", V4, AFTER, transfer::sendfile_beyond),
     ]);
     all.extend(endings());
@@ -136,6 +140,12 @@ fn case(
         timings,
         run: Box::new(run),
     }
+}
+
+/// The way with this name.
+fn way(name: &str) -> &'static transfer::Way {
+    let mut ways = transfer::WAYS.iter();
+    ways.find(|way| way.name == name).expect("one of the ways")
 }
 
 /// The timing with this name.

@@ -61,8 +61,7 @@ pub(crate) fn run(end: &mut End, way: &'static Way) -> Result<String> {
 }
 
 /// The server sends at once, the client only receives.
-pub(crate) fn server_first(end: &mut End) -> Result<String> {
-    let way = &WAYS[0];
+pub(crate) fn server_first(end: &mut End, way: &'static Way) -> Result<String> {
     let task = match end.role {
         Role::Server => sender(end, way)?,
         Role::Client => receiver(end, way)?,
@@ -90,17 +89,6 @@ pub(crate) fn accept_late(end: &mut End) -> Result<String> {
         sender.join()?,
         receiver.join()?
     ))
-}
-
-/// The server's first word is a file, as a whole; nothing comes from the client that would make it send.
-pub(crate) fn sendfile_first(end: &mut End) -> Result<String> {
-    let way = &WAYS[5];
-    assert_eq!(way.name, "sendfile_splice");
-    let task = match end.role {
-        Role::Server => sender(end, way)?,
-        Role::Client => receiver(end, way)?,
-    };
-    Ok(task.join()?.to_string())
 }
 
 /// The client sends a file and asks for more than is in it, as programs do that do not know its size; then it
