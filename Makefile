@@ -23,9 +23,8 @@ vm: build
 	@$(MAKE) --no-print-directory vm-built
 
 # Also those that `make test` runs on one kernel alone, because they are long, and those that have not passed everywhere.
-vm-all: build
-	$(say) 'all scenarios on kernels $(KERNELS)'
-	cargo test --locked --workspace --test vm -- --include-ignored
+vm-all: export SCENARIO = --include-ignored
+vm-all: vm
 
 .PHONY: vm-built
 vm-built:
