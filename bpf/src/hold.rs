@@ -131,6 +131,11 @@ fn unplaced(conn: &Conn) {
 #[inline(always)]
 fn closed(ctx: SockOps) {
     let Some(sock) = ctx.sock() else { return };
+    // Before the helper is told: it deletes the records of this socket's tasks, and there must be none after that.
+    if matches!(storage::state(sock), Some(State::New | State::Held)) {
+        storage::set_state(sock, State::Closed);
+        sys::barrier(sys::now());
+    }
     if let Some(kept) = storage::socket(sock) {
         maps::remove_conn(kept.conn.cookie);
         maps::tell(EventKind::Closed, 0, &kept.conn);

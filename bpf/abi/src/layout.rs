@@ -139,6 +139,8 @@ pub enum State {
     /// Keys are in the socket and nobody sleeps in the old code, but the other end, on another
     /// node, has not said the same: receives TLS records, sends nothing.
     Primed = 7,
+    /// The connection ended before it had keys. A program that has not noticed yet still calls, and needs no record.
+    Closed = 8,
 }
 
 impl State {
@@ -154,6 +156,7 @@ impl State {
             5 => Self::Sealed,
             6 => Self::Ending,
             7 => Self::Primed,
+            8 => Self::Closed,
             _ => return None,
         })
     }

@@ -22,7 +22,7 @@ pub use path::{Mode, Path, Policy, connection_of, is_link_scope, is_loopback, mo
 pub use record::{Flow, Segment, Step, Verdict};
 
 /// Version of every layout and name in this crate. Written by the loader into [`Config::abi`].
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// [`Endpoint::node`] of addresses that belong to the node the program runs on.
 pub const THIS_NODE: u32 = 1;

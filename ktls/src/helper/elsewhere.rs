@@ -6,6 +6,8 @@ use std::os::fd::AsFd;
 use tracing::{debug, error};
 use underseal_abi::{Conn, HelperCounter};
 
+use anyhow::Result;
+
 use super::{
     handover,
     names::Route,
@@ -16,15 +18,19 @@ use super::{
 
 impl Session {
     /// After a start and after each apply: the mode may be another one, and nodes elsewhere.
-    pub(super) fn configure(&mut self) {
+    ///
+    /// # Errors
+    /// As [`Session::take_events`].
+    pub(super) fn configure(&mut self) -> Result<()> {
         self.remote.configure(Nodes::new(self.maps.nodes()));
         self.peers.configure(self.maps.bundles());
         self.review.ask();
         // What was established before is known here only after this.
-        self.take_events();
+        self.take_events()?;
         for conn in self.table.alone() {
             self.let_go_alone(&conn);
         }
+        Ok(())
     }
 
     /// An end of a connection inside this node that is held alone, while new ones like it are not:

@@ -124,6 +124,7 @@ fn key(
     for socket in [client, server] {
         match maps.state(socket)? {
             Some(State::Held) => {}
+            Some(State::Closed) => return Err(closed()),
             _ => return Err(Failure::Interrupted),
         }
     }
@@ -197,9 +198,19 @@ fn wake(
     controls: &Controls,
 ) -> Vec<(u64, Failure)> {
     cookies.sort_unstable();
+    let sleepers = match maps.sleepers(&cookies) {
+        Ok(sleepers) => sleepers,
+        Err(error) => {
+            let failure = || Failure::Restart(format!("{UNREAD}: {error}"));
+            return cookies
+                .into_iter()
+                .map(|cookie| (cookie, failure()))
+                .collect();
+        }
+    };
     let mut failed = Vec::new();
     let mut restarted = 0;
-    for sleeper in &maps.sleepers(&cookies) {
+    for sleeper in &sleepers {
         if !controls.no_restart && !has_failed(sleeper.cookie) {
             controls.reached(Step::Restart);
             let restarted_it = restart(sleeper);
@@ -261,8 +272,10 @@ pub(super) fn prime(
 }
 
 fn key_end(maps: &Maps, end: &Priming<'_>, controls: &Controls) -> Result<(), Failure> {
-    if maps.state(end.socket)? != Some(State::Held) {
-        return Err(Failure::Interrupted);
+    match maps.state(end.socket)? {
+        Some(State::Held) => {}
+        Some(State::Closed) => return Err(closed()),
+        _ => return Err(Failure::Interrupted),
     }
     install::install_rx(end.socket, &end.keys.rx)?;
     install::install_tx(end.socket, &end.keys.tx)?;
@@ -287,12 +300,17 @@ pub(super) fn let_go(maps: &mut Maps, conn: &Conn, socket: BorrowedFd<'_>) -> Re
         return Err(Failure::Interrupted);
     }
     maps.set_state(socket, State::Released)?;
-    for sleeper in &maps.sleepers(&[conn.cookie]) {
+    for sleeper in &maps.sleepers(&[conn.cookie])? {
         maps.remove_sleeper(sleeper);
     }
     send_leave(maps, socket)?;
     maps.show_state(conn, State::Released);
     Ok(())
+}
+
+/// Somebody has ended the connection meanwhile.
+fn closed() -> Failure {
+    Failure::Socket(io::Error::from_raw_os_error(libc::ENOTCONN))
 }
 
 fn explain(sleeper: &Sleeper, error: &io::Error) -> String {
@@ -344,7 +362,7 @@ pub(super) fn end_unsealed(
 ) -> Result<(), Failure> {
     // The other half of this barrier is in bpf/src/sleepers.rs.
     fence(Ordering::SeqCst);
-    for sleeper in maps.sleepers(&[conn.cookie]) {
+    for sleeper in maps.sleepers(&[conn.cookie])? {
         let restarted = restart(&sleeper);
         maps.remove_sleeper(&sleeper);
         match restarted {
@@ -359,6 +377,7 @@ pub(super) fn end_unsealed(
     Ok(set_notsent_lowat(socket, u32::MAX)?)
 }
 
+const UNREAD: &str = "the records of sleeping tasks cannot be read";
 const UNRECORDED: &str = "the map of sleeping tasks was full";
 
 /// Sets the limit that the program has asked for, which is above zero: the hold is over.

@@ -33,6 +33,9 @@ pub(super) struct Maps {
     nodes: HashMap<MapData, u32, Node>,
     conns: HashMap<MapData, u64, Conn>,
     sleepers: HashMap<MapData, Sleeper, u64>,
+    /// The same, to read many at once.
+    all_sleepers: OwnedFd,
+    all_conns: OwnedFd,
     workloads: HashMap<MapData, u32, Workload>,
     counters: PerCpuArray<MapData, Tally>,
     helper_counters: Array<MapData, u64>,
@@ -72,6 +75,8 @@ impl Maps {
             nodes: HashMap::try_from(Map::HashMap(pinned(names::NODES)?))?,
             conns: HashMap::try_from(Map::HashMap(pinned(names::CONNS)?))?,
             sleepers: HashMap::try_from(Map::HashMap(pinned(names::SLEEPERS)?))?,
+            all_sleepers: object(names::MAPS, names::SLEEPERS)?,
+            all_conns: object(names::MAPS, names::CONNS)?,
             workloads: HashMap::try_from(Map::HashMap(pinned(names::WORKLOADS)?))?,
             counters: PerCpuArray::try_from(Map::PerCpuArray(pinned(names::COUNTERS)?))?,
             helper_counters: Array::try_from(Map::Array(pinned(names::HELPER_COUNTERS)?))?,
@@ -103,16 +108,19 @@ impl Maps {
     }
 
     /// Every end that waits: for its keys, or to learn that there will be none.
-    pub(super) fn held(&self) -> Vec<Conn> {
-        // An element removed while the table is read makes the kernel start over, so an end may
-        // come twice; one that is added behind the reader's back comes as an event.
+    ///
+    /// # Errors
+    /// The kernel lacks memory.
+    pub(super) fn held(&self) -> io::Result<Vec<Conn>> {
+        // One that is added behind the reader's back comes as an event.
         let waits =
             |conn: &Conn| conn.state == State::Held as u32 || conn.state == State::Ending as u32;
-        self.conns
-            .iter()
-            .filter_map(|entry| entry.ok().map(|(_, conn)| conn))
+        let conns = sys::entries::<u64, Conn>(self.all_conns.as_fd())?;
+        Ok(conns
+            .into_iter()
+            .map(|(_, conn)| conn)
             .filter(waits)
-            .collect()
+            .collect())
     }
 
     /// Whether the table of connections has this one.
@@ -153,13 +161,14 @@ impl Maps {
     }
 
     /// The tasks recorded on any of `cookies`, which are sorted.
-    pub(super) fn sleepers(&self, cookies: &[u64]) -> Vec<Sleeper> {
+    ///
+    /// # Errors
+    /// The kernel lacks memory: whether a task sleeps there is not known then.
+    pub(super) fn sleepers(&self, cookies: &[u64]) -> io::Result<Vec<Sleeper>> {
         let on_these = |s: &Sleeper| cookies.binary_search(&s.cookie).is_ok();
-        self.sleepers
-            .keys()
-            .filter_map(Result::ok)
-            .filter(on_these)
-            .collect()
+        let sleepers = sys::entries::<Sleeper, u64>(self.all_sleepers.as_fd())?;
+        let sleepers = sleepers.into_iter().map(|(sleeper, _)| sleeper);
+        Ok(sleepers.filter(on_these).collect())
     }
 
     /// Whether the table says that a task that splices could not be recorded.
@@ -181,10 +190,10 @@ impl Maps {
     pub(super) fn clear_sleepers(&mut self, closed: &HashSet<u64>, stale: Duration) {
         let now = sys::monotonic();
         let is_stale = |since: u64| now.saturating_sub(Duration::from_nanos(since)) > stale;
-        let dead: Vec<Sleeper> = self
-            .sleepers
-            .iter()
-            .filter_map(Result::ok)
+        // Those that cannot be read now are deleted later, as stale ones.
+        let sleepers = sys::entries::<Sleeper, u64>(self.all_sleepers.as_fd()).unwrap_or_default();
+        let dead: Vec<Sleeper> = sleepers
+            .into_iter()
             .filter(|(sleeper, since)| {
                 closed.contains(&sleeper.cookie)
                     || is_stale(*since) && !self.has_conn(sleeper.cookie)

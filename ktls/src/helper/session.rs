@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -16,7 +16,7 @@ use underseal_abi::{Conn, Drop, EventKind, HelperCounter, State};
 
 use super::{
     controls::{Controls, Step},
-    discover::{self, Found},
+    discover::{self, Found, Seen},
     handover,
     handover::Failure,
     maps::Maps,
@@ -47,8 +47,8 @@ pub(super) enum End {
 /// How many connections are sealed between two looks at what else there is to do. The records of
 /// sleeping tasks are read once for all of them.
 const BATCH: usize = 16;
-/// How many sockets of complete connections are in hand before some of those are sealed: a helper that starts over ten
-/// thousand connections does not look for all of them first.
+/// How many sockets of complete connections are in hand at most before some of those are sealed: a helper that starts
+/// over ten thousand connections does not look for all of them first. When half of them are sealed more are looked for.
 const AHEAD: usize = 256;
 
 /// The helper at work.
@@ -59,6 +59,7 @@ pub(super) struct Session {
     applies: Watch,
     pub(super) peers: Peers,
     pub(super) table: Table<OwnedFd>,
+    seen: Seen,
     /// Complete connections, by workloads of client and server.
     ready: Queue<(u32, u32), Pair<OwnedFd>>,
     limits: Limits,
@@ -87,6 +88,7 @@ impl Session {
             applies,
             peers: Peers::new(),
             table: Table::new(),
+            seen: Seen::default(),
             ready: Queue::new(),
             limits: Limits::of_process()?,
             upkeep: Upkeep::new(),
@@ -95,8 +97,8 @@ impl Session {
             lost_events,
             review: Review::new()?,
         };
-        session.configure();
-        session.scan();
+        session.configure()?;
+        session.scan()?;
         Ok(session)
     }
 
@@ -113,7 +115,7 @@ impl Session {
     pub(super) fn run(&mut self, stop: impl AsFd) -> Result<End> {
         let mut ready = Vec::new();
         loop {
-            self.take_events();
+            self.take_events()?;
             self.search();
             self.seal();
             self.talk(&ready);
@@ -141,7 +143,7 @@ impl Session {
             ready.drain(..own);
             self.review.take_events(Instant::now());
             if self.applies.changed() {
-                self.configure();
+                self.configure()?;
             }
             if self.watch.changed() && Maps::open().is_err() {
                 return Ok(End::MapsGone);
@@ -179,9 +181,13 @@ impl Session {
 
     /// Takes up what waits in the table of connections: after a start, or when messages were lost.
     /// What is no longer there has been closed.
-    fn scan(&mut self) {
+    ///
+    /// # Errors
+    /// It cannot be read: connections would wait for ever.
+    fn scan(&mut self) -> Result<()> {
         let now = Instant::now();
         let held = self.maps.held();
+        let held = held.context("cannot read the table of connections")?;
         let known: HashSet<u64> = held.iter().map(|conn| conn.cookie).collect();
         self.table.retain(now, |cookie| known.contains(&cookie));
         let elsewhere = self.remote.conns();
@@ -194,6 +200,7 @@ impl Session {
         if self.maps.full() > 0 {
             self.end_stranded();
         }
+        Ok(())
     }
 
     /// Takes in what BPF says of an end, unless it is being talked of with another node already.
@@ -203,7 +210,11 @@ impl Session {
         }
     }
 
-    pub(super) fn take_events(&mut self) {
+    /// Takes in what BPF has said.
+    ///
+    /// # Errors
+    /// Messages were lost, and the table of connections cannot be read.
+    pub(super) fn take_events(&mut self) -> Result<()> {
         let now = Instant::now();
         while let Some(event) = self.maps.next_event() {
             let conn = event.conn;
@@ -243,12 +254,17 @@ impl Session {
                 lost - self.lost_events
             );
             self.lost_events = lost;
-            self.scan();
+            self.scan()?;
         }
+        Ok(())
     }
 
     /// Looks for sockets. Those of complete connections wait for [`Session::seal`].
     fn search(&mut self) {
+        // Each time all that is due is put in order, and processes may have to be read.
+        if 4 * self.ready.len() > AHEAD {
+            return;
+        }
         let now = Instant::now();
         let free = self
             .limits
@@ -259,7 +275,10 @@ impl Session {
         if due.is_empty() {
             return;
         }
-        let found = discover::sockets(&self.maps, &due);
+        let table = &self.table;
+        let found = discover::sockets(&self.maps, &due, &mut self.seen, |cookie| {
+            table.waits(cookie)
+        });
         for (conn, found) in due.iter().zip(found) {
             self.look_at(conn, found, now);
             if is_remote(conn) {
@@ -342,6 +361,11 @@ impl Session {
                 self.table.forget(conn.cookie);
             }
             Ok(Some(State::Ending)) => self.end_unsealed(conn, &socket),
+            // The message of it is on its way; it had no keys, and its programs know.
+            Ok(Some(State::Closed)) => {
+                self.table.closed(conn.cookie, Instant::now());
+                self.upkeep.closed(conn.cookie);
+            }
             Ok(Some(State::Held)) => match install::attach_ulp(socket.as_fd()) {
                 Ok(()) => self.take_in(conn, socket),
                 // An earlier helper may have come as far as this, but no further: what is sealed

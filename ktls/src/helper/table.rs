@@ -208,6 +208,13 @@ impl<S> Table<S> {
         Some((conn, socket?))
     }
 
+    /// Whether this end waits here without its socket.
+    pub(super) fn waits(&self, cookie: u64) -> bool {
+        self.ends
+            .get(&cookie)
+            .is_some_and(|end| end.socket.is_none())
+    }
+
     /// Whether an end of this connection waits here.
     pub(super) fn has(&self, key: &Key) -> bool {
         self.by_key.contains_key(key)

@@ -73,9 +73,6 @@ pub(super) struct Upkeep {
     doomed: HashMap<u64, (Conn, u32)>,
     /// Sockets that were closed before they had keys: the records of their tasks are of no use.
     closed: HashSet<u64>,
-    /// Those whose records were deleted once. A program that has not noticed yet calls once more, and the state of its
-    /// socket is what it was.
-    closed_before: HashSet<u64>,
     /// Ends in hand that no process has any more, and since when.
     abandoned: HashMap<u64, Instant>,
     due: Instant,
@@ -89,17 +86,11 @@ impl Upkeep {
         Self {
             doomed: HashMap::new(),
             closed: HashSet::new(),
-            closed_before: HashSet::new(),
             abandoned: HashMap::new(),
             due: now,
             look: now,
             warned: None,
         }
-    }
-
-    /// Whether records may be left of sockets that are gone.
-    fn has_closed(&self) -> bool {
-        !self.closed.is_empty() || !self.closed_before.is_empty()
     }
 
     /// A socket was closed before it had keys.
@@ -128,7 +119,7 @@ impl Session {
     /// When there is something to do next; `None` while nothing waits.
     pub(super) fn next_upkeep(&self, now: Instant) -> Option<Duration> {
         let until = |at: Instant| at.saturating_duration_since(now);
-        let soon = !self.upkeep.doomed.is_empty() || self.upkeep.has_closed();
+        let soon = !self.upkeep.doomed.is_empty() || !self.upkeep.closed.is_empty();
         let look = (self.table.in_hand() > 0).then(|| until(self.upkeep.look));
         let soon = soon.then(|| until(self.upkeep.due));
         [look, soon].into_iter().flatten().min()
@@ -142,7 +133,7 @@ impl Session {
         if now >= self.upkeep.due {
             self.upkeep.due = now + EVERY;
             self.reset_again();
-            if self.upkeep.has_closed() {
+            if !self.upkeep.closed.is_empty() {
                 self.clear_sleepers();
             }
         }
@@ -224,9 +215,7 @@ impl Session {
     /// Deletes the records of tasks that slept on sockets which are gone.
     pub(super) fn clear_sleepers(&mut self) {
         let closed = std::mem::take(&mut self.upkeep.closed);
-        let before = std::mem::replace(&mut self.upkeep.closed_before, closed.clone());
-        let dead = closed.into_iter().chain(before).collect();
-        self.maps.clear_sleepers(&dead, STALE);
+        self.maps.clear_sleepers(&closed, STALE);
     }
 
     /// Ends connections of which no process has the socket any more: those of a namespace that is

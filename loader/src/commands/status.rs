@@ -96,7 +96,8 @@ fn connection(conn: &Conn, state: &State) -> Connection {
             Some(ConnState::Keyed) => "keyed",
             Some(ConnState::Ending) => "ending",
             Some(ConnState::Released) => "released",
-            Some(ConnState::New | ConnState::Held | ConnState::Primed) | None => "held",
+            Some(ConnState::New | ConnState::Held | ConnState::Primed | ConnState::Closed)
+            | None => "held",
         },
         workload: name(conn.workload),
         peer: name(conn.peer),
