@@ -1,5 +1,8 @@
 //! The connections that wait for keys: joins the two ends. Pure; `S` is whatever stands for a socket.
 
+#[cfg(feature = "fuzz")]
+pub(super) mod fuzz;
+
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
