@@ -1,7 +1,7 @@
 //! What fuzzing does with every parser of text and bytes that somebody else has written.
 //!
 //! Each target is a function that takes any bytes and panics where something does not hold. Two things call it: the
-//! test `short`, which changes the seeds a little in a few thousand ways, always the same ones, and the programs in
+//! test `short`, which changes the seeds a little in thousands of ways, always the same ones, and the programs in
 //! `fuzz/`, which libFuzzer drives for as long as you like (CONTRIBUTING.md, "Fuzzing").
 
 mod certificates;
