@@ -64,11 +64,13 @@ fn run(name: &str) {
         let apply = |bytes, change: &Change| change.apply(bytes, &all);
         changes.iter().fold(seed, apply)
     });
-    let mut config = Config::default();
-    config.failure_persistence = None;
-    if env::var_os("PROPTEST_CASES").is_none() {
-        config.cases = CASES;
-    }
+    let default = Config::default();
+    let is_chosen = env::var_os("PROPTEST_CASES").is_some();
+    let config = Config {
+        cases: if is_chosen { default.cases } else { CASES },
+        failure_persistence: None,
+        ..default
+    };
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let mut runner = TestRunner::new_with_rng(config, rng);
     let outcome = runner.run(&inputs, |bytes| {
