@@ -209,6 +209,7 @@ fn architecture_names_every_file() {
         "bpf/abi/src",
         "ktls/src",
         "loader/src",
+        "tests/fuzz/src",
         "tests/model/src",
     ];
     let all = crates

@@ -9,6 +9,8 @@ mod controls;
 mod discover;
 mod elsewhere;
 mod exchange;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod handover;
 mod link;
 mod maps;

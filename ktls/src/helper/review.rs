@@ -277,7 +277,7 @@ fn judge(trust: &Trust, chain: &[CertificateDer<'static>], at: u64) -> Result<()
 }
 
 /// The certificates of a chain, at least one; `None` if it is no such thing.
-fn certificates(chain: &Chain) -> Option<Vec<CertificateDer<'static>>> {
+pub(super) fn certificates(chain: &Chain) -> Option<Vec<CertificateDer<'static>>> {
     let mut rest = chain.der.get(..usize::try_from(chain.len).ok()?)?;
     let mut certificates = Vec::new();
     while !rest.is_empty() {

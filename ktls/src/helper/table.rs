@@ -1,5 +1,8 @@
 //! The connections that wait for keys: joins the two ends. Pure; `S` is whatever stands for a socket.
 
+#[cfg(feature = "fuzz")]
+pub(super) mod fuzz;
+
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
@@ -78,6 +81,12 @@ impl<S> Table<S> {
     /// a client's socket that was put aside, now that its server has accepted.
     pub(super) fn note(&mut self, conn: Conn, now: Instant) {
         let key = key(&conn);
+        // A socket that is disconnected (AF_UNSPEC) and connects again keeps its cookie. Of the old
+        // connection's end no message may have come: the ring buffer was full.
+        let old = self.ends.get(&conn.cookie).map(|end| end.conn);
+        if old.is_some_and(|old| place(&old) != place(&conn)) {
+            self.closed(conn.cookie, now);
+        }
         let sides = self.by_key.entry(key).or_default();
         sides[side(&conn)] = Some(conn.cookie);
         let other = sides[1 - side(&conn)];
@@ -357,6 +366,11 @@ fn side(conn: &Conn) -> usize {
     usize::from(conn.role == Role::Server as u32)
 }
 
+/// Which end of which connection.
+fn place(conn: &Conn) -> (Key, usize) {
+    (key(conn), side(conn))
+}
+
 /// Which connection this is an end of.
 pub(super) fn key(conn: &Conn) -> Key {
     let t = if side(conn) == 0 {
@@ -509,6 +523,24 @@ mod tests {
         let server = conn(2, Role::Server, 0);
         table.note(server, now);
         assert_eq!(table.other_end(&server), Some(younger));
+    }
+
+    #[test]
+    fn a_socket_that_connects_again_leaves_its_old_connection() {
+        let (mut table, now) = (Table::new(), Instant::now());
+        let (old, server) = (conn(1, Role::Client, 10), conn(2, Role::Server, 20));
+        table.note(old, now);
+        table.note(server, now);
+        table.found(1, (), 9);
+        let mut again = old;
+        again.tuple.local_port += 1;
+        table.note(again, now);
+        assert_eq!((table.other_end(&server), table.in_hand()), (None, 0));
+        assert_eq!(table.lonely(now + GIVE_UP), [server]);
+        assert!(table.due(now, 9).contains(&again));
+        table.closed(1, now);
+        table.closed(2, now);
+        assert_eq!((table.len(), table.by_key.len()), (0, 0));
     }
 
     #[test]

@@ -32,6 +32,14 @@ impl PrivateKey {
         Ok(read(path, PRIVATE)?.map(Self))
     }
 
+    /// The key in what a key file holds.
+    ///
+    /// # Errors
+    /// The reader's own, or it holds no key, or more than one key and white space.
+    pub fn from_reader(file: &mut impl Read) -> io::Result<Self> {
+        key_in(file).map(Self)
+    }
+
     /// Makes a new key and stores it, readable by root alone. Makes the folder too, if need be.
     ///
     /// # Errors
@@ -120,14 +128,21 @@ fn read(path: &Path, op: &'static str) -> Result<Option<Zeroizing<[u8; 32]>>, Er
             fail(io::Error::other(reason)).explained(format!("chown root {}", path.display()))
         );
     }
+    key_in(&mut file).map(Some).map_err(fail)
+}
+
+fn key_in(file: &mut impl Read) -> io::Result<Zeroizing<[u8; 32]>> {
     let mut text = Zeroizing::new([0; TEXT_LIMIT]);
-    let length = read_up_to(&mut file, &mut text[..]).map_err(fail)?;
-    let key = parse(&text[..length]).ok_or_else(|| fail(io::Error::other(NOT_A_KEY)))?;
-    Ok(Some(key))
+    let length = read_up_to(file, &mut text[..])?;
+    // What lies beyond the limit has not been seen: it need not be white space.
+    let whole = (length < TEXT_LIMIT).then(|| &text[..length]);
+    whole
+        .and_then(parse)
+        .ok_or_else(|| io::Error::other(NOT_A_KEY))
 }
 
 /// Reads until the buffer is full or the file ends.
-fn read_up_to(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+fn read_up_to(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut length = 0;
     while length < buffer.len() {
         match file.read(&mut buffer[length..])? {
@@ -262,12 +277,15 @@ mod tests {
     fn garbage_is_refused_without_showing_it() {
         let zeros = BASE64.encode([0; 32]);
         let twice = format!("{PRIVATE_TEXT}\n{PRIVATE_TEXT}\n");
+        // White space up to where reading ends, and another key behind it.
+        let far = format!("{PRIVATE_TEXT}{:20}{PUBLIC_TEXT}\n", "\n");
         for text in [
             "",
             "hunter2",
             &PRIVATE_TEXT[..43],
             &zeros,
             &twice,
+            &far,
             " SGb+ojrRNDuMePufwtIYhXzA//k6wF3R21tEBgKlzlM=",
         ] {
             let (_folder, path) = file_with(text, 0o600);

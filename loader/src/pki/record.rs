@@ -104,7 +104,7 @@ impl State {
     /// The numbers that the list of `ca` must have, at least.
     #[must_use]
     pub fn revoked_of(&self, ca: CaNumber, now: i64) -> BTreeSet<&str> {
-        let of = |it: &&Revoked| it.ca == ca && it.not_after + AFTERWARDS > now;
+        let of = |it: &&Revoked| it.ca == ca && it.not_after.saturating_add(AFTERWARDS) > now;
         let revoked = self.revoked.iter().filter(of);
         revoked.map(|revoked| revoked.serial.as_str()).collect()
     }
@@ -126,7 +126,7 @@ impl State {
     /// Forgets what no list needs any more.
     pub fn forget(&mut self, now: i64) {
         self.revoked
-            .retain(|revoked| revoked.not_after + REMEMBERED > now);
+            .retain(|revoked| revoked.not_after.saturating_add(REMEMBERED) > now);
     }
 }
 
@@ -153,7 +153,7 @@ pub fn index_line(issued: &Issued) -> String {
 /// What the index need not have any more.
 #[must_use]
 pub const fn is_forgotten(issued: &Issued, now: i64) -> bool {
-    issued.not_after + REMEMBERED <= now
+    issued.not_after.saturating_add(REMEMBERED) <= now
 }
 
 /// RFC 5280 §3.3: a list has an entry until after the certificate's end.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use rcgen::{
-    CertificateParams, CertificateSigningRequestParams, DistinguishedName, SanType,
+    CertificateParams, CertificateSigningRequestParams, DistinguishedName, PublicKey, SanType,
     string::Ia5String,
 };
 use zeroize::Zeroizing;
@@ -157,6 +157,16 @@ pub fn install(config: &Config, from: &Path) -> Result<Outcome, Error> {
     Ok(outcome)
 }
 
+/// The names that a request (PEM) asks for, and its public key.
+///
+/// # Errors
+/// It is no request, its signature is wrong, or it asks for anything but one SPIFFE ID and DNS names.
+pub fn read(text: &str) -> Result<(Names, PublicKey), String> {
+    let request = CertificateSigningRequestParams::from_pem(text)
+        .map_err(|error| format!("it is no good request: {error}"))?;
+    Ok((asked_for(&request.params)?, request.public_key))
+}
+
 fn sign_one(
     work: &mut Work<'_>,
     config: &Config,
@@ -164,11 +174,9 @@ fn sign_one(
     allowed: &Allowed,
 ) -> Result<record::Issued, Error> {
     let text = fs::read_to_string(path).map_err(Error::file("read", path))?;
-    let request = CertificateSigningRequestParams::from_pem(&text)
-        .map_err(|error| Error::unusable(path, format!("it is no good request: {error}")))?;
-    let asked = asked_for(&request.params).map_err(|why| Error::unusable(path, why))?;
+    let (asked, key) = read(&text).map_err(|why| Error::unusable(path, why))?;
     let workload = permitted(&asked, config, allowed).map_err(|why| Error::unusable(path, why))?;
-    let (issued, pem) = work.sign(&asked, &request.public_key, workload, Requested::Yes)?;
+    let (issued, pem) = work.sign(&asked, &key, workload, Requested::Yes)?;
     durable::replace(&path.with_extension("crt"), pem.as_bytes(), PUBLIC)?;
     Ok(issued)
 }

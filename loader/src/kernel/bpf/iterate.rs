@@ -45,7 +45,9 @@ fn run(name: &str) -> Result<Vec<Conn>, Error> {
     conns(&found).ok_or_else(|| fail(io::Error::other("its last record is cut off")))
 }
 
-fn conns(bytes: &[u8]) -> Option<Vec<Conn>> {
+/// The records that an iterator has written; `None` if the last one is cut off.
+#[must_use]
+pub fn conns(bytes: &[u8]) -> Option<Vec<Conn>> {
     let records = bytes.chunks_exact(size_of::<Conn>());
     records
         .remainder()
