@@ -22,7 +22,8 @@ test: build
 vm: build
 	@$(MAKE) --no-print-directory vm-built
 
-# Also those that `make test` runs on one kernel alone, because they are long, and those that have not passed everywhere.
+# All scenarios on all kernels, those that have not passed everywhere as well: hours. `make test` has most of them on one
+# kernel each.
 vm-all: export SCENARIO = --include-ignored
 vm-all: vm
 
