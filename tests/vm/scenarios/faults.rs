@@ -118,12 +118,21 @@ fn said(output: Output) -> Result<Count> {
 
 /// Waits until nothing is held, and nothing but what is open is in the table of connections.
 pub(crate) fn wait_until_empty(site: &Site) -> Result<()> {
-    site.vm.wait_until(
-        "test $(bpftool -j map dump pinned /sys/fs/bpf/underseal/maps/CONNS | tr '{' '\\n' | grep -c '\"key\"') = 0",
-        PATIENCE,
-        "an empty table of connections",
-    )
+    wait_until_empty_for(site, PATIENCE)
 }
+
+/// The same, at most for `limit`.
+pub(crate) fn wait_until_empty_for(site: &Site, limit: Duration) -> Result<()> {
+    let emptied = site.vm.wait_until(
+        "test $(bpftool -j map dump pinned /sys/fs/bpf/underseal/maps/CONNS | tr '{' '\\n' | grep -c '\"key\"') = 0",
+        limit,
+        "an empty table of connections",
+    );
+    emptied.with_context(|| format!("{:?}", site.vm.sh(LEFT).map(|said| said.text())))
+}
+
+const LEFT: &str = "bpftool -j map dump pinned /sys/fs/bpf/underseal/maps/CONNS | tr '{' '\\n' | grep -c '\"key\"'; \
+    underseal status | tail -n 4; tail -n 4 /tmp/helper.log";
 
 /// A recording shows records and nothing else.
 pub(crate) fn ensure_sealed(recording: Recording<'_>, what: &str) -> Result<()> {
