@@ -166,7 +166,7 @@ fn sealed(packet: Packet, sock: Sock, tcp: Tcp) -> i32 {
     }
     match walk.verdict {
         PASSED => {
-            maps::count(Counter::Sealed, packet.len());
+            maps::count(Counter::SealedSegments, packet.len());
             PASS
         }
         GAP => dropped(sock, Drop::Gap, Counter::DropNotARecord, packet),

@@ -429,7 +429,7 @@ counters! {
     /// Packets between a workload and an address that is none.
     Outside = "outside",
     /// Segments of sealed sockets that the guard let pass.
-    Sealed = "sealed",
+    SealedSegments = "sealed_segments",
     /// Drops: payload of a socket without keys.
     DropUnsealed = "drop_unsealed",
     /// Drops: payload of a sealed socket that is not TLS records.
@@ -547,3 +547,21 @@ const _: () = {
     assert!(size_of::<TaskFile>() == 16);
     assert!(size_of::<Tally>() == 16);
 };
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+
+    /// `status` and whoever asks it know counters by their names alone.
+    #[test]
+    fn no_two_counters_have_one_name() {
+        let ours = COUNTERS.iter().map(|(_, name)| *name);
+        let helpers = HELPER_COUNTERS.iter().map(|(_, name)| *name);
+        let mut names: std::vec::Vec<&str> = ours.chain(helpers).collect();
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+}
