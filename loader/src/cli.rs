@@ -10,7 +10,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::commands::{self, Context, Error, Saying, apply, check, down, key, pki, plan, status};
+use crate::commands::{
+    self, Context, Error, Saying, apply, check, down, key, pki, plan, policy, status,
+};
 use crate::controls::Controls;
 use crate::report::Report;
 use anstream::{eprintln, print, println};
@@ -52,6 +54,11 @@ enum Command {
     Down(Wait),
     /// Print this node's WireGuard public key; make the key if there is none
     Key,
+    /// Who may talk to whom: list the rules, look at the maps, ask what would become of a connection
+    #[command(subcommand)]
+    Policy(policy::Command),
+    /// Show whose each address is, as the programs see it
+    Ipcache,
     /// Run the built-in CA: certificates of this node's workloads
     #[command(subcommand)]
     Pki(pki::Command),
@@ -90,6 +97,8 @@ pub fn main(controls: Controls) -> ExitCode {
         Command::Status => status::run(&context),
         Command::Down(_) => down::run(&context),
         Command::Key => key::run(&context),
+        Command::Policy(command) => policy::run(&context, command),
+        Command::Ipcache => policy::ipcache(&context),
         Command::Pki(command) => pki::run(&context, command),
     };
     match result {

@@ -7,6 +7,7 @@ pub mod down;
 pub mod key;
 pub mod pki;
 pub mod plan;
+pub mod policy;
 pub mod status;
 
 use std::fmt::Write as _;
