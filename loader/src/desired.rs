@@ -155,6 +155,7 @@ fn settings(config: &Config) -> Settings {
         allow_non_tcp: config.policy.non_tcp == Access::Allow,
         keep_existing: config.seal.existing == Existing::Keep,
         keep_revoked: !config.seal.close_revoked,
+        rekey_after: config.seal.rekey_after,
     }
 }
 

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{
+    bytes::Bytes,
     choice::{Cipher, Mode},
     value::{
         AbsolutePath, Digest, InterfaceName, Label, PublicKey, SpiffeId, TrustDomain, WorkloadName,
@@ -154,6 +155,9 @@ pub struct Settings {
     /// Whether sealed connections stay open though a certificate they were made with has been revoked.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep_revoked: bool,
+    /// After how many bytes keys are replaced; `None`: as the cipher demands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rekey_after: Option<Bytes>,
 }
 
 /// Whose a network or an address is; see [`underseal_abi::Endpoint`].

@@ -26,6 +26,9 @@ pub struct Config {
     pub flags: u32,
     /// First 16 bytes of the SHA-256 of the object file whose programs are attached.
     pub object: [u8; 16],
+    /// After how many bytes, as [`crate::Flow::used`] counts, the key of a sealed socket is replaced; 0: as its cipher
+    /// demands.
+    pub rekey_after: u64,
 }
 
 impl Config {
@@ -329,6 +332,8 @@ pub enum EventKind {
     Ending = 5,
     /// A connection is held that is not in `CONNS`, for the reason [`Unplaced`]: it must be ended.
     Unplaced = 6,
+    /// A sealed socket has sent so much that its key should be replaced.
+    KeyLimit = 7,
 }
 
 /// Why a connection is in no table.
@@ -361,6 +366,8 @@ pub enum Drop {
     /// A call to send on a connection that ends before it has keys; refused before it made a
     /// segment.
     Ending = 7,
+    /// A sealed socket has sent as much as its key may encrypt.
+    KeyLimit = 8,
 }
 
 /// Record of the ring buffer.
@@ -469,6 +476,8 @@ counters! {
     RefusedMptcp = "refused_mptcp",
     /// Requests for TCP Fast Open; the connection is made without.
     RefusedFastOpen = "refused_fast_open",
+    /// Drops: a sealed socket has sent as much as its key may encrypt.
+    DropKeyLimit = "drop_key_limit",
 }
 
 counters! {
@@ -524,10 +533,12 @@ counters! {
     IdentitiesBroken = "identities_broken",
     /// Now: identities whose certificate ends soon, and nobody has renewed it.
     IdentitiesDue = "identities_due",
+    /// Resets: a socket has sent as much as its key may encrypt, and the key could not be replaced.
+    ResetKeyLimit = "reset_key_limit",
 }
 
 const _: () = {
-    assert!(size_of::<Config>() == 32);
+    assert!(size_of::<Config>() == 40);
     assert!(size_of::<Endpoint>() == 16);
     assert!(size_of::<Netns>() == 16);
     assert!(size_of::<Workload>() == 904);

@@ -7,6 +7,7 @@
 #![no_std]
 
 mod layout;
+mod limit;
 pub mod names;
 mod path;
 #[cfg(feature = "user")]
@@ -18,11 +19,12 @@ pub use layout::{
     HELPER_COUNTERS, HelperCounter, Lowat, Netns, Node, Role, Seal, Sleeper, Socket, State, Tally,
     TaskFile, Tuple, Unplaced, Workload, ip_key,
 };
+pub use limit::{KeyLimit, KeyUse};
 pub use path::{Mode, Path, Policy, connection_of, is_link_scope, is_loopback, mode_of, path_of};
 pub use record::{Flow, Segment, Step, Verdict};
 
 /// Version of every layout and name in this crate. Written by the loader into [`Config::abi`].
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// [`Endpoint::node`] of addresses that belong to the node the program runs on.
 pub const THIS_NODE: u32 = 1;

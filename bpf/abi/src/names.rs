@@ -37,6 +37,9 @@ pub const SOCKETS: &str = "SOCKETS";
 /// Socket storage of [`crate::Flow`]; written by the guard only.
 pub const FLOWS: &str = "FLOWS";
 
+/// Socket storage of [`crate::KeyLimit`]; written by the helper only.
+pub const KEY_LIMITS: &str = "KEY_LIMITS";
+
 /// Hash: socket cookie to [`crate::Seal`]. The helper alone writes and reads it.
 pub const SEALS: &str = "SEALS";
 /// Hash: SHA-256 to [`crate::Chain`]. The helper alone writes and reads it.
@@ -45,7 +48,7 @@ pub const CHAINS: &str = "CHAINS";
 pub const BUNDLES: &str = "BUNDLES";
 
 /// All maps that are pinned, in the order in which they are created.
-pub const ALL_MAPS: [&str; 16] = [
+pub const ALL_MAPS: [&str; 17] = [
     CONFIG,
     IPCACHE,
     NETNS,
@@ -62,6 +65,7 @@ pub const ALL_MAPS: [&str; 16] = [
     SEALS,
     CHAINS,
     BUNDLES,
+    KEY_LIMITS,
 ];
 
 /// Iterator over the descriptors of one process; writes [`crate::TaskFile`] records.

@@ -19,6 +19,7 @@ use underseal_abi::{Conn, HelperCounter, Lowat, Sleeper, State};
 use super::{
     buffer,
     controls::{Controls, Step},
+    limit,
     maps::Maps,
     peers::Peers,
     refusal,
@@ -134,6 +135,10 @@ fn key(
     // Before the keys: no connection is sealed of which it is not known with whom.
     maps.note_seal(one, made.server.chain())?;
     maps.note_seal(other, made.client.chain())?;
+    // As the keys' own: the guard lets nothing of a socket pass of which it does not know it.
+    for (socket, keys) in [(client, &made.keys.client), (server, &made.keys.server)] {
+        limit::begin(maps, socket, keys.tx.cipher())?;
+    }
     install_all(client, server, &made.keys, controls)?;
     for socket in [client, server] {
         make_room(socket, controls)?;
@@ -264,6 +269,7 @@ fn key_end(maps: &Maps, end: &Priming<'_>, controls: &Controls) -> Result<(), Fa
     if maps.state(end.socket)? != Some(State::Held) {
         return Err(Failure::Interrupted);
     }
+    limit::begin(maps, end.socket, end.keys.tx.cipher())?;
     install::install_rx(end.socket, &end.keys.rx)?;
     install::install_tx(end.socket, &end.keys.tx)?;
     make_room(end.socket, controls)?;

@@ -17,7 +17,7 @@ use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use underseal_abi::{
     ABI_VERSION, Bundle as RawBundle, Chain, Config, Conn, Counter, Endpoint, Event, HelperCounter,
-    Mode, Node, Seal, Sleeper, Socket, State, Tally, TaskFile, Workload, mode_of, names,
+    KeyLimit, Mode, Node, Seal, Sleeper, Socket, State, Tally, TaskFile, Workload, mode_of, names,
 };
 
 use super::{names::text, reset::in_namespace, sys};
@@ -41,6 +41,7 @@ pub(super) struct Maps {
     bundles: HashMap<MapData, u32, RawBundle>,
     states: OwnedFd,
     sockets: OwnedFd,
+    key_limits: OwnedFd,
     task_file: OwnedFd,
     stranded: OwnedFd,
     /// Messages from BPF.
@@ -80,6 +81,7 @@ impl Maps {
             bundles: HashMap::try_from(Map::HashMap(pinned(names::BUNDLES)?))?,
             states: object(names::MAPS, names::STATES)?,
             sockets: object(names::MAPS, names::SOCKETS)?,
+            key_limits: object(names::MAPS, names::KEY_LIMITS)?,
             task_file: object(names::PROGS, names::ITER_TASK_FILE)?,
             stranded: object(names::PROGS, names::ITER_STRANDED)?,
             events: RingBuf::try_from(Map::RingBuf(pinned(names::EVENTS)?))?,
@@ -322,6 +324,18 @@ impl Maps {
     /// What BPF keeps with the socket.
     pub(super) fn socket(&self, socket: BorrowedFd<'_>) -> io::Result<Option<Socket>> {
         sys::storage_get(self.sockets.as_fd(), socket)
+    }
+
+    /// After how many bytes keys are replaced, as configured now; 0: as the cipher demands. What cannot be read is that.
+    pub(super) fn rekey_after(&self) -> u64 {
+        self.config
+            .get(&0, 0)
+            .map_or(0, |config| config.rekey_after)
+    }
+
+    /// Sets what the key that the socket sends with may be used for.
+    pub(super) fn set_key_limit(&self, socket: BorrowedFd<'_>, limit: KeyLimit) -> io::Result<()> {
+        sys::storage_create(self.key_limits.as_fd(), socket, limit)
     }
 
     /// The sockets among the descriptors of process `tgid`.

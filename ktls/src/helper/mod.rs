@@ -10,6 +10,7 @@ mod discover;
 mod elsewhere;
 mod exchange;
 mod handover;
+mod limit;
 mod link;
 mod maps;
 mod message;

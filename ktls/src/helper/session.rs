@@ -232,6 +232,7 @@ impl Session {
                     }
                 }
                 k if k == EventKind::Dropped as u32 => self.reset_dropped(&conn, event.reason),
+                k if k == EventKind::KeyLimit as u32 => self.near_limit(&conn),
                 k if k == EventKind::Unplaced as u32 => self.end_unplaced(&conn, event.reason),
                 kind => warn!("unknown message {kind} from BPF; ignoring"),
             }
@@ -444,6 +445,10 @@ impl Session {
             r if r == Drop::Ending as u32 => {
                 "a call to send to a peer that was closed or shut down before there were keys"
             }
+            r if r == Drop::KeyLimit as u32 => {
+                "what its key must not encrypt any more: more was sent than twice seal.rekey_after, and the key \
+                 could not be replaced"
+            }
             _ => "a reason unknown to this version",
         };
         // Each retransmission is dropped and told of again: what is gone already is old news.
@@ -451,7 +456,10 @@ impl Session {
         let mut ended = self.end(conn);
         if is_remote(conn) {
             self.remote.gave_up(conn, why);
-        } else if reason == Drop::Cut as u32 || reason == Drop::Ending as u32 {
+        } else if [Drop::Cut, Drop::Ending, Drop::KeyLimit]
+            .iter()
+            .any(|r| *r as u32 == reason)
+        {
             // One that its program has closed ends without a word to its peer on older kernels.
             ended |= self.destroy(&opposite(conn), None);
         }
@@ -459,7 +467,12 @@ impl Session {
             self.end(&other);
         }
         if ended {
-            self.maps.count(HelperCounter::ResetGuard, 1);
+            let counter = if reason == Drop::KeyLimit as u32 {
+                HelperCounter::ResetKeyLimit
+            } else {
+                HelperCounter::ResetGuard
+            };
+            self.maps.count(counter, 1);
             error!("reset {}: the guard dropped {why}", Route(conn));
         }
     }

@@ -114,6 +114,18 @@ pub(super) fn storage_set<T: Pod>(
     bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
 
+/// The same, whether it holds something or not.
+pub(super) fn storage_create<T: Pod>(
+    map: BorrowedFd<'_>,
+    socket: BorrowedFd<'_>,
+    mut value: T,
+) -> io::Result<()> {
+    const BPF_ANY: u64 = 0;
+    let key: RawFd = socket.as_raw_fd();
+    let mut attr = element(map, &key, &raw mut value, BPF_ANY);
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
 /// A reader of the iterator `program` over the descriptors of process `tgid`.
 pub(super) fn iterate_process(program: BorrowedFd<'_>, tgid: u32) -> io::Result<File> {
     // union bpf_iter_link_info, member task (include/uapi/linux/bpf.h since 6.0).

@@ -8,7 +8,8 @@ use figment::{Figment, error::Kind};
 use super::{
     Config, ConfigError, Diagnostic, Node, Peer, Policy, Seal, Source, Wireguard, Workload,
     bundle::{self, TrustBundle},
-    choice::Access,
+    bytes::Bytes,
+    choice::{Access, Cipher},
     network::Network,
     raw::{self, Raw},
     source::Tree,
@@ -246,6 +247,7 @@ impl Checker {
         let mode = self.or("seal.mode", raw.mode.as_deref(), "same-node");
         let cipher = self.or("seal.cipher", raw.cipher.as_deref(), "aes-128-gcm");
         let existing = self.or("seal.existing", raw.existing.as_deref(), "reset");
+        let rekey_after = self.rekey_after(raw.rekey_after.as_deref(), cipher);
         let port = raw.port.unwrap_or(51872);
         if port == 0 {
             self.fault(
@@ -258,8 +260,26 @@ impl Checker {
             cipher: cipher?,
             existing: existing?,
             close_revoked: raw.close_revoked.unwrap_or(true),
+            rekey_after: rekey_after?,
             port,
         })
+    }
+
+    /// At most half of what a key of the cipher may encrypt: the other half is left for replacing it.
+    fn rekey_after(&mut self, text: Option<&str>, cipher: Option<Cipher>) -> Option<Option<Bytes>> {
+        let Some(text) = text else {
+            return Some(None);
+        };
+        let bytes: Bytes = self.value("seal.rekey_after", text)?;
+        let most = cipher.and_then(Cipher::most_bytes).map(|most| most / 2);
+        if let Some(most) = most.filter(|most| bytes.number() > *most) {
+            let most = Bytes::from(most);
+            self.fault(
+                "seal.rekey_after",
+                format!("a key of this cipher must be replaced after {most} at the latest"),
+            );
+        }
+        Some(Some(bytes))
     }
 
     /// Each domain has one bundle; this node's own is in the folders of its workloads.

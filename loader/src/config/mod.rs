@@ -4,6 +4,7 @@
 //! Nothing here performs I/O: the caller reads the file.
 
 pub mod bundle;
+pub mod bytes;
 mod check;
 pub mod choice;
 mod diagnostic;
@@ -16,6 +17,7 @@ pub mod value;
 use std::fmt;
 
 use bundle::TrustBundle;
+use bytes::Bytes;
 use choice::{Access, Cipher, Existing, Mode};
 use network::{Address, DeviceAddress, Network, PeerEndpoint};
 use pki::{DnsName, Pki};
@@ -108,6 +110,8 @@ pub struct Seal {
     pub existing: Existing,
     /// Whether open connections end when a certificate they were made with is revoked or its CA is trusted no longer.
     pub close_revoked: bool,
+    /// After how many bytes keys are replaced; `None`: as the cipher demands.
+    pub rekey_after: Option<Bytes>,
     /// TCP port inside of the tunnel at which the nodes' helpers reach each other.
     pub port: u16,
 }

@@ -63,6 +63,7 @@ pub(super) struct Seal {
     pub(super) cipher: Option<String>,
     pub(super) existing: Option<String>,
     pub(super) close_revoked: Option<bool>,
+    pub(super) rekey_after: Option<String>,
     pub(super) port: Option<u16>,
 }
 

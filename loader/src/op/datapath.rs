@@ -224,11 +224,13 @@ impl fmt::Display for Words<'_, Settings> {
                 "reset"
             },
         )?;
-        f.write_str(if self.0.keep_revoked {
-            " revoked keep"
-        } else {
-            ""
-        })
+        if self.0.keep_revoked {
+            f.write_str(" revoked keep")?;
+        }
+        match self.0.rekey_after {
+            Some(bytes) => write!(f, " rekey-after {bytes}"),
+            None => Ok(()),
+        }
     }
 }
 

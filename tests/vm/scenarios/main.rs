@@ -18,6 +18,7 @@ mod host_network;
 mod identities;
 mod interop;
 mod judge;
+mod key_limit;
 mod lifecycle;
 mod main_job;
 mod modes;
@@ -67,6 +68,7 @@ const ALL: &[Scenario] = &[
     long(&["6.1", "7.3"], one("shapes", shapes::sealed)),
     long(&["6.1", "7.3"], one("shapes_plain", shapes::plain)),
     one("interop", interop::run),
+    proven(&[], one("key_limit", key_limit::run)),
     one("preflight", preflight::run),
     one("units", units::run),
     long(&["7.3"], one("pki", pki::run)),
