@@ -39,10 +39,10 @@ pub fn egress(packet: Packet) -> i32 {
         return PASS;
     }
     match state {
-        Some(State::Sealed) if tcp.fin && ending::is_cut(sock) => {
+        Some(state) if state.is_sealed() && tcp.fin && ending::is_cut(sock) => {
             dropped(sock, Drop::Cut, Counter::DropCut, packet)
         }
-        Some(State::Sealed) => sealed(packet, sock, tcp),
+        Some(state) if state.is_sealed() => sealed(packet, sock, tcp),
         Some(State::Ending)
             if tcp.segment.len == 0 && ending::is_orderly(sock, tcp.segment.seq) =>
         {

@@ -97,6 +97,11 @@ pub fn let_go(ctx: *const TcpContext) {
     };
     match storage::state(sock) {
         Some(State::Released | State::Sealed) => {}
+        // Nobody would end the pause. A helper that is about to replace the keys writes its state first.
+        Some(State::Pausing) => {
+            storage::set_state(sock, State::Sealed);
+            sys::set_lowat_of(sock, LET_GO);
+        }
         Some(state) => {
             let tuple = sys::tuple_of(sk_common);
             let state = state as u32;

@@ -142,6 +142,11 @@ pub enum State {
     /// Keys are in the socket and nobody sleeps in the old code, but the other end, on another
     /// node, has not said the same: receives TLS records, sends nothing.
     Primed = 7,
+    /// Sealed, and held for a moment so that what it has sent is read before its key is replaced. Nothing has been
+    /// replaced yet.
+    Pausing = 8,
+    /// Sealed and held; either end of what it sends may have the old key or the new one.
+    Replacing = 9,
 }
 
 impl State {
@@ -157,8 +162,17 @@ impl State {
             5 => Self::Sealed,
             6 => Self::Ending,
             7 => Self::Primed,
+            8 => Self::Pausing,
+            9 => Self::Replacing,
             _ => return None,
         })
+    }
+
+    /// Whether what the socket sends is TLS records, and nothing else.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_sealed(self) -> bool {
+        matches!(self, Self::Sealed | Self::Pausing | Self::Replacing)
     }
 }
 
@@ -535,6 +549,12 @@ counters! {
     IdentitiesDue = "identities_due",
     /// Resets: a socket has sent as much as its key may encrypt, and the key could not be replaced.
     ResetKeyLimit = "reset_key_limit",
+    /// Keys replaced in open connections (directions, not connections).
+    Rekeyed = "rekeyed",
+    /// Keys that could not be replaced in time, because what was sent under them was not read; tried again.
+    RekeyPutOff = "rekey_put_off",
+    /// Of `reset_refused`: when keys were to be replaced.
+    RefusedRekey = "refused_rekey",
 }
 
 const _: () = {

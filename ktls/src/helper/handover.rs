@@ -50,6 +50,9 @@ pub(super) enum Failure {
     /// The addresses fit, the workloads do not.
     #[error("its two ends do not belong to each other's workloads")]
     Mismatch,
+    /// Its keys were being replaced.
+    #[error("its keys could not be replaced: {0}")]
+    Rekey(&'static str),
     /// Another helper had begun.
     #[error("an earlier helper ended in the middle of the hand-over")]
     Interrupted,
@@ -72,7 +75,7 @@ impl Failure {
     pub(super) const fn counter(&self) -> HelperCounter {
         match self {
             Self::Refused(_) | Self::Mismatch => HelperCounter::ResetRefused,
-            Self::Install(_) | Self::Socket(_) => HelperCounter::ResetInstall,
+            Self::Install(_) | Self::Socket(_) | Self::Rekey(_) => HelperCounter::ResetInstall,
             Self::Restart(_) => HelperCounter::ResetRestart,
             Self::Interrupted => HelperCounter::ResetInterrupted,
         }
@@ -276,7 +279,7 @@ fn key_end(maps: &Maps, end: &Priming<'_>, controls: &Controls) -> Result<(), Fa
     Ok(maps.set_state(end.socket, State::Keyed)?)
 }
 
-/// Step 4 for a single end: the other one is ready for what it sends.
+/// Step 4 for a single end: the other one is ready for what it sends. Also for one that was held for another key.
 pub(super) fn release_end(
     maps: &mut Maps,
     conn: &Conn,

@@ -2,15 +2,15 @@
 
 use std::{io, os::fd::BorrowedFd};
 
-use tracing::warn;
-use underseal_abi::{Conn, KeyLimit};
+use underseal_abi::KeyLimit;
 
-use super::{maps::Maps, names::Route, session::Session};
+use super::maps::Maps;
 use crate::Cipher;
 
-/// A socket is about to get its first keys.
+/// A socket is about to get its first key, or has got another one before it sends anything.
 pub(super) fn begin(maps: &Maps, socket: BorrowedFd<'_>, cipher: Cipher) -> io::Result<()> {
-    maps.set_key_limit(socket, limit(0, maps.rekey_after(), cipher))
+    let used = maps.used(socket)?;
+    maps.set_key_limit(socket, limit(used, maps.rekey_after(), cipher))
 }
 
 /// The limit of a key that is used from `used` on. At `configured` bytes it should be replaced, and it must not be used
@@ -21,16 +21,6 @@ pub(super) fn limit(used: u64, configured: u64, cipher: Cipher) -> KeyLimit {
         (0, None) => KeyLimit::NONE,
         (0, Some(most)) => KeyLimit::from(used, most / 2, most),
         (soft, _) => KeyLimit::from(used, soft.min(most / 2), soft.saturating_mul(2).min(most)),
-    }
-}
-
-impl Session {
-    /// An end has sent so much that it should get another key.
-    pub(super) fn near_limit(&mut self, conn: &Conn) {
-        warn!(
-            "{}: its key has been used for more than seal.rekey_after; it is reset at twice that",
-            Route(conn)
-        );
     }
 }
 

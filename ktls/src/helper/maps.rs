@@ -16,11 +16,12 @@ use aya::maps::{
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use underseal_abi::{
-    ABI_VERSION, Bundle as RawBundle, Chain, Config, Conn, Counter, Endpoint, Event, HelperCounter,
-    KeyLimit, Mode, Node, Seal, Sleeper, Socket, State, Tally, TaskFile, Workload, mode_of, names,
+    ABI_VERSION, Bundle as RawBundle, Chain, Config, Conn, Counter, Endpoint, Event, Flow,
+    HelperCounter, KeyLimit, Mode, Node, Seal, Sleeper, Socket, State, Tally, TaskFile, Workload,
+    mode_of, names,
 };
 
-use super::{names::text, reset::in_namespace, sys};
+use super::{names::text, reset::in_namespace, sys, table::key};
 use crate::Bundle;
 
 /// `BPF_EXIST`: an element that BPF has removed meanwhile is not brought back.
@@ -42,6 +43,7 @@ pub(super) struct Maps {
     states: OwnedFd,
     sockets: OwnedFd,
     key_limits: OwnedFd,
+    flows: OwnedFd,
     task_file: OwnedFd,
     stranded: OwnedFd,
     /// Messages from BPF.
@@ -82,6 +84,7 @@ impl Maps {
             states: object(names::MAPS, names::STATES)?,
             sockets: object(names::MAPS, names::SOCKETS)?,
             key_limits: object(names::MAPS, names::KEY_LIMITS)?,
+            flows: object(names::MAPS, names::FLOWS)?,
             task_file: object(names::PROGS, names::ITER_TASK_FILE)?,
             stranded: object(names::PROGS, names::ITER_STRANDED)?,
             events: RingBuf::try_from(Map::RingBuf(pinned(names::EVENTS)?))?,
@@ -110,11 +113,26 @@ impl Maps {
         // come twice; one that is added behind the reader's back comes as an event.
         let waits =
             |conn: &Conn| conn.state == State::Held as u32 || conn.state == State::Ending as u32;
-        self.conns
-            .iter()
-            .filter_map(|entry| entry.ok().map(|(_, conn)| conn))
-            .filter(waits)
-            .collect()
+        self.all(waits)
+    }
+
+    /// Sealed ends that are held for a new key.
+    pub(super) fn paused(&self) -> Vec<Conn> {
+        self.all(|conn| conn.state == State::Pausing as u32)
+    }
+
+    /// The other end of a connection inside this node.
+    pub(super) fn opposite(&self, conn: &Conn) -> Option<Conn> {
+        let is_it = |other: &Conn| {
+            other.cookie != conn.cookie && other.role != conn.role && key(other) == key(conn)
+        };
+        let other = self.all(is_it).pop()?;
+        ((other.workload, other.peer) == (conn.peer, conn.workload)).then_some(other)
+    }
+
+    fn all(&self, wanted: impl Fn(&Conn) -> bool) -> Vec<Conn> {
+        let entries = self.conns.iter().filter_map(Result::ok);
+        entries.map(|(_, conn)| conn).filter(wanted).collect()
     }
 
     /// Whether the table of connections has this one.
@@ -331,6 +349,26 @@ impl Maps {
         self.config
             .get(&0, 0)
             .map_or(0, |config| config.rekey_after)
+    }
+
+    /// What the keys of the socket have been used for, as limits count.
+    pub(super) fn used(&self, socket: BorrowedFd<'_>) -> io::Result<u64> {
+        let flow = sys::storage_get::<Flow>(self.flows.as_fd(), socket)?;
+        let missing = || io::Error::other("nothing counts what it sends");
+        flow.map(|flow| flow.used()).ok_or_else(missing)
+    }
+
+    /// Notes that this process may hold the socket while its key is replaced.
+    pub(super) fn set_holder(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let limit = sys::storage_get::<KeyLimit>(self.key_limits.as_fd(), socket)?;
+        let helper = std::process::id();
+        self.set_key_limit(
+            socket,
+            KeyLimit {
+                helper,
+                ..limit.unwrap_or_default()
+            },
+        )
     }
 
     /// Sets what the key that the socket sends with may be used for.

@@ -185,6 +185,25 @@ pub(super) fn namespace_of(socket: BorrowedFd<'_>) -> io::Result<File> {
     .map(File::from)
 }
 
+/// Bytes that the TCP of `socket` has to send or has not had acknowledged.
+pub(super) fn unsent(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    queued(socket, libc::TIOCOUTQ)
+}
+
+/// Bytes that the TCP of `socket` has received and nobody has taken.
+pub(super) fn unread(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    queued(socket, libc::FIONREAD)
+}
+
+/// SIOCOUTQ and SIOCINQ (include/uapi/linux/sockios.h), by the names of the terminal's requests, whose numbers they
+/// have.
+fn queued(socket: BorrowedFd<'_>, request: libc::Ioctl) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: both requests write one integer to `bytes`.
+    cerr(unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut bytes) }.into())?;
+    Ok(bytes.cast_unsigned())
+}
+
 /// A handle on process `tgid`.
 pub(super) fn pidfd_open(tgid: u32) -> io::Result<OwnedFd> {
     // SAFETY: two integers; the kernel validates both.

@@ -92,7 +92,7 @@ fn connection(conn: &Conn, state: &State) -> Connection {
             "server"
         },
         state: match ConnState::from_raw(conn.state) {
-            Some(ConnState::Sealed) => "sealed",
+            Some(ConnState::Sealed | ConnState::Pausing | ConnState::Replacing) => "sealed",
             Some(ConnState::Keyed) => "keyed",
             Some(ConnState::Ending) => "ending",
             Some(ConnState::Released) => "released",

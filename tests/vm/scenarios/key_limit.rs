@@ -56,7 +56,10 @@ fn reset_at_the_limit(site: &Site) -> Result<()> {
         );
     }
     faults::ensure_sealed(recording, "connections at their limit")?;
-    ensure!(site.counter("drop_key_limit")? > 0, "the guard drops nothing");
+    ensure!(
+        site.counter("drop_key_limit")? > 0,
+        "the guard drops nothing"
+    );
     let log = site.helper_log()?;
     let line = "more was sent than twice seal.rekey_after";
     ensure!(log.contains(line), "no {line} in: {log}");
@@ -98,8 +101,14 @@ fn bytes_sealed(site: &Site) -> Result<u64> {
     let status: serde_json::Value =
         serde_json::from_str(&site.vm.sh("underseal --json status")?.text())?;
     let counters = status["counters"].as_array();
-    let mut sealed = counters.into_iter().flatten().filter(|c| c["name"] == "sealed");
-    Ok(sealed.next().and_then(|c| c["bytes"].as_u64()).unwrap_or(u64::MAX))
+    let mut sealed = counters
+        .into_iter()
+        .flatten()
+        .filter(|c| c["name"] == "sealed");
+    Ok(sealed
+        .next()
+        .and_then(|c| c["bytes"].as_u64())
+        .unwrap_or(u64::MAX))
 }
 
 fn stop(helper: &Process<'_>) -> Result<()> {

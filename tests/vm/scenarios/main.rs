@@ -34,6 +34,7 @@ mod real_programs;
 mod real_restarts;
 mod real_servers;
 mod refused;
+mod rekey;
 mod shapes;
 mod smoke;
 mod strict;
@@ -69,6 +70,7 @@ const ALL: &[Scenario] = &[
     long(&["6.1", "7.3"], one("shapes_plain", shapes::plain)),
     one("interop", interop::run),
     proven(&[], one("key_limit", key_limit::run)),
+    proven(&[], one("rekey", rekey::run)),
     one("preflight", preflight::run),
     one("units", units::run),
     long(&["7.3"], one("pki", pki::run)),
