@@ -156,6 +156,7 @@ fn settings(config: &Config) -> Settings {
         keep_existing: config.seal.existing == Existing::Keep,
         keep_revoked: !config.seal.close_revoked,
         rekey_after: config.seal.rekey_after,
+        recheck: config.seal.recheck.seconds(),
     }
 }
 

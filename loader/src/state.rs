@@ -158,6 +158,18 @@ pub struct Settings {
     /// After how many bytes keys are replaced; `None`: as the cipher demands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rekey_after: Option<Bytes>,
+    /// After how many seconds the certificates of an open connection are verified again; 0: never.
+    #[serde(default = "a_day", skip_serializing_if = "is_a_day")]
+    pub recheck: u32,
+}
+
+const fn a_day() -> u32 {
+    86400
+}
+
+/// By reference, because serde passes it so.
+const fn is_a_day(seconds: &u32) -> bool {
+    *seconds == a_day()
 }
 
 /// Whose a network or an address is; see [`underseal_abi::Endpoint`].

@@ -29,6 +29,10 @@ pub struct Config {
     /// After how many bytes, as [`crate::Flow::used`] counts, the key of a sealed socket is replaced; 0: as its cipher
     /// demands.
     pub rekey_after: u64,
+    /// After how many seconds the certificates of an open connection are verified again; 0: never.
+    pub recheck: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 impl Config {
@@ -553,12 +557,14 @@ counters! {
     Rekeyed = "rekeyed",
     /// Keys that could not be replaced in time, because what was sent under them was not read; tried again.
     RekeyPutOff = "rekey_put_off",
-    /// Of `reset_refused`: when keys were to be replaced.
-    RefusedRekey = "refused_rekey",
+    /// Open connections whose certificates were verified again, and are good.
+    Rechecked = "rechecked",
+    /// Of `reset_refused`: connections that were open when their certificates were verified again.
+    RefusedRecheck = "refused_recheck",
 }
 
 const _: () = {
-    assert!(size_of::<Config>() == 40);
+    assert!(size_of::<Config>() == 48);
     assert!(size_of::<Endpoint>() == 16);
     assert!(size_of::<Netns>() == 16);
     assert!(size_of::<Workload>() == 904);

@@ -351,6 +351,12 @@ impl Maps {
             .map_or(0, |config| config.rekey_after)
     }
 
+    /// How often the certificates of open connections are verified again, as configured now; `None`: never.
+    pub(super) fn recheck(&self) -> Option<Duration> {
+        let seconds = self.config.get(&0, 0).map_or(0, |config| config.recheck);
+        (seconds != 0).then(|| Duration::from_secs(seconds.into()))
+    }
+
     /// What the keys of the socket have been used for, as limits count.
     pub(super) fn used(&self, socket: BorrowedFd<'_>) -> io::Result<u64> {
         let flow = sys::storage_get::<Flow>(self.flows.as_fd(), socket)?;

@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     io,
     os::fd::{AsFd, OwnedFd},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result};
@@ -25,30 +25,46 @@ use crate::{
     sys::{Way, cipher_of},
 };
 
+/// The longest time between two looks whose certificates are due.
+const RARELY: Duration = Duration::from_secs(3600);
+
 /// Connections on their way to new keys.
 pub(super) struct Rekeys {
-    /// Ends that are to get another key.
+    /// Ends whose connections are to get other keys, or to be verified again.
     waiting: VecDeque<Conn>,
     under_way: Vec<Rekey>,
     /// Whether this kernel replaces keys, as far as is known: the first connection tries.
     able: bool,
+    /// When to look next whose certificates are to be verified again.
+    look: Instant,
 }
 
 impl Rekeys {
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             waiting: VecDeque::new(),
             under_way: Vec::new(),
             able: true,
+            look: Instant::now(),
         }
     }
 
-    /// When there is something to do next.
+    /// The configuration may have changed.
+    pub(super) fn ask(&mut self) {
+        self.look = Instant::now();
+    }
+
+    /// When there is something to do next, apart from [`Rekeys::next_look`].
     pub(super) fn next_due(&self, now: Instant) -> Option<Duration> {
         let due = self.under_way.iter().map(Rekey::due);
         let first = (self.under_way.len() < MOST && !self.waiting.is_empty()).then_some(now);
         let next = due.chain(first).min()?;
         Some(next.saturating_duration_since(now))
+    }
+
+    /// When to look next for connections whose certificates are due.
+    pub(super) fn next_look(&self, now: Instant) -> Duration {
+        self.look.saturating_duration_since(now)
     }
 
     /// A socket has been closed.
@@ -70,6 +86,36 @@ impl Session {
         let possible = self.rekeys.able && !self.controls.no_rekey && !is_remote(conn);
         if possible && !self.rekeys.has(conn.cookie) {
             self.rekeys.waiting.push_back(*conn);
+        }
+    }
+
+    /// Queues the connections whose certificates were verified longer ago than is configured. They get new keys, if the
+    /// kernel replaces any: the handshake for these is what verifies.
+    pub(super) fn recheck(&mut self, now: Instant) {
+        if now < self.rekeys.look {
+            return;
+        }
+        let Some(every) = self.maps.recheck() else {
+            self.rekeys.look = now + RARELY;
+            return;
+        };
+        // So often that it is late by a small part of the interval.
+        self.rekeys.look = now + (every / 24).clamp(Duration::from_secs(1), RARELY);
+        let since_epoch = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        for (cookie, seal) in self.maps.seals() {
+            if since_epoch.saturating_sub(Duration::from_secs(seal.at)) < every {
+                continue;
+            }
+            // The client's end stands for both.
+            let conn = self.maps.conn(cookie);
+            if let Some(conn) = conn.filter(|conn| conn.role == Role::Client as u32)
+                && conn.state == State::Sealed as u32
+                && !self.rekeys.has(cookie)
+            {
+                self.rekeys.waiting.push_back(conn);
+            }
         }
     }
 
@@ -128,7 +174,6 @@ impl Session {
     }
 
     fn unable(&mut self) {
-        self.rekeys.waiting.clear();
         if std::mem::replace(&mut self.rekeys.able, false) {
             info!(
                 "this kernel does not replace the keys of open connections: they are reset at twice \
@@ -145,6 +190,7 @@ impl Session {
             Err(error) => return self.upkeep.short_of(&error, now),
         };
         match self.new_keys(&pair) {
+            Ok(_) if !self.rekeys.able || self.controls.no_rekey => {}
             Ok(keys) => {
                 let first = if conn.role == Role::Client as u32 {
                     Sender::Client
@@ -155,7 +201,7 @@ impl Session {
                 self.rekeys.under_way.push(rekey);
             }
             Err(error) if refusal::is_final(&error) => {
-                self.maps.count(HelperCounter::RefusedRekey, 1);
+                self.maps.count(HelperCounter::RefusedRecheck, 1);
                 self.fail(&pair, &Failure::Refused(error));
             }
             Err(error) => warn!("no new keys for {}: {error:#}", Route(conn)),
@@ -170,6 +216,7 @@ impl Session {
         let made = self.peers.fresh(&self.maps, client, cipher)?;
         self.maps.note_seal(client, made.server.chain())?;
         self.maps.note_seal(server, made.client.chain())?;
+        self.maps.count(HelperCounter::Rechecked, 1);
         Ok(made.keys)
     }
 

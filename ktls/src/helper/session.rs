@@ -130,6 +130,7 @@ impl Session {
             self.keep_up(Instant::now());
             self.complain();
             self.review(Instant::now());
+            self.recheck(Instant::now());
             self.rekey(Instant::now());
             let timeout = self.timeout();
             let mut wait = vec![
@@ -182,6 +183,7 @@ impl Session {
             self.next_upkeep(now),
             Some(self.review.next_due(now)),
             self.rekeys.next_due(now),
+            Some(self.rekeys.next_look(now)),
         ];
         due.into_iter()
             .flatten()

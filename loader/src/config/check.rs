@@ -247,6 +247,7 @@ impl Checker {
         let mode = self.or("seal.mode", raw.mode.as_deref(), "same-node");
         let cipher = self.or("seal.cipher", raw.cipher.as_deref(), "aes-128-gcm");
         let existing = self.or("seal.existing", raw.existing.as_deref(), "reset");
+        let recheck = self.or("seal.recheck", raw.recheck.as_deref(), "24h");
         let rekey_after = self.rekey_after(raw.rekey_after.as_deref(), cipher);
         let port = raw.port.unwrap_or(51872);
         if port == 0 {
@@ -261,6 +262,7 @@ impl Checker {
             existing: existing?,
             close_revoked: raw.close_revoked.unwrap_or(true),
             rekey_after: rekey_after?,
+            recheck: recheck?,
             port,
         })
     }

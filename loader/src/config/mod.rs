@@ -11,6 +11,7 @@ mod diagnostic;
 pub mod network;
 pub mod pki;
 mod raw;
+pub mod recheck;
 mod source;
 pub mod value;
 
@@ -21,6 +22,7 @@ use bytes::Bytes;
 use choice::{Access, Cipher, Existing, Mode};
 use network::{Address, DeviceAddress, Network, PeerEndpoint};
 use pki::{DnsName, Pki};
+use recheck::Recheck;
 use value::{AbsolutePath, InterfaceName, Label, PublicKey, SpiffeId, TrustDomain, WorkloadName};
 
 pub use self::{
@@ -112,6 +114,8 @@ pub struct Seal {
     pub close_revoked: bool,
     /// After how many bytes keys are replaced; `None`: as the cipher demands.
     pub rekey_after: Option<Bytes>,
+    /// How often the certificates of open connections are verified again.
+    pub recheck: Recheck,
     /// TCP port inside of the tunnel at which the nodes' helpers reach each other.
     pub port: u16,
 }

@@ -64,6 +64,7 @@ pub(super) struct Seal {
     pub(super) existing: Option<String>,
     pub(super) close_revoked: Option<bool>,
     pub(super) rekey_after: Option<String>,
+    pub(super) recheck: Option<String>,
     pub(super) port: Option<u16>,
 }
 

@@ -251,6 +251,8 @@ fn configure(settings: &Settings) -> Result<(), Error> {
             | flag(settings.keep_revoked, RawConfig::KEEP_REVOKED),
         object: old.object,
         rekey_after: settings.rekey_after.map_or(0, Bytes::number),
+        recheck: settings.recheck,
+        reserved: 0,
     })
 }
 

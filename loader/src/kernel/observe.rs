@@ -134,6 +134,7 @@ fn settings(raw: &RawConfig) -> Result<Settings, Error> {
         keep_existing: raw.flags & RawConfig::KEEP_EXISTING != 0,
         keep_revoked: raw.flags & RawConfig::KEEP_REVOKED != 0,
         rekey_after: (raw.rekey_after != 0).then(|| raw.rekey_after.into()),
+        recheck: raw.recheck,
     })
 }
 

@@ -227,9 +227,14 @@ impl fmt::Display for Words<'_, Settings> {
         if self.0.keep_revoked {
             f.write_str(" revoked keep")?;
         }
-        match self.0.rekey_after {
-            Some(bytes) => write!(f, " rekey-after {bytes}"),
-            None => Ok(()),
+        if let Some(bytes) = self.0.rekey_after {
+            write!(f, " rekey-after {bytes}")?;
+        }
+        match self.0.recheck {
+            0 => f.write_str(" recheck off"),
+            // What it is unless the configuration says otherwise.
+            86400 => Ok(()),
+            seconds => write!(f, " recheck {seconds}s"),
         }
     }
 }

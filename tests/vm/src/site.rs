@@ -25,6 +25,8 @@ pub struct Settings {
     pub cipher: &'static str,
     /// `seal.rekey_after`.
     pub rekey_after: Option<&'static str>,
+    /// `seal.recheck`.
+    pub recheck: Option<&'static str>,
     /// `seal.existing`.
     pub existing: &'static str,
     /// `policy.outside`.
@@ -56,6 +58,7 @@ impl Default for Settings {
             mode: "same-node",
             cipher: "aes-128-gcm",
             rekey_after: None,
+            recheck: None,
             existing: "reset",
             outside: "allow",
             non_tcp: "deny",
@@ -280,6 +283,9 @@ impl Site {
             networks(self.node),
             if has_uplink { "\"eth0\"" } else { "" },
         );
+        if let Some(span) = settings.recheck {
+            toml = toml.replace("[seal]\n", &format!("[seal]\nrecheck = \"{span}\"\n"));
+        }
         if let Some(bytes) = settings.rekey_after {
             toml = toml.replace("[seal]\n", &format!("[seal]\nrekey_after = \"{bytes}\"\n"));
         }
