@@ -102,6 +102,9 @@ in
           close_revoked =
             optional types.bool true
               "Whether open connections end when a certificate they were made with is revoked.";
+          recheck =
+            optional types.str "24h"
+              "How often the certificates of open connections are verified again.";
           port = optional types.port 51872 "TCP port inside of the tunnel for the nodes' helpers.";
         }) { } "How connections between workloads are sealed.";
 

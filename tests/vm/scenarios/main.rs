@@ -33,8 +33,10 @@ mod real_jobs;
 mod real_programs;
 mod real_restarts;
 mod real_servers;
+mod recheck;
 mod refused;
 mod rekey;
+mod session;
 mod shapes;
 mod smoke;
 mod strict;
@@ -71,6 +73,7 @@ const ALL: &[Scenario] = &[
     one("interop", interop::run),
     proven(&[], one("key_limit", key_limit::run)),
     proven(&[], one("rekey", rekey::run)),
+    proven(&[], one("recheck", recheck::run)),
     one("preflight", preflight::run),
     one("units", units::run),
     long(&["7.3"], one("pki", pki::run)),
