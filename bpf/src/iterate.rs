@@ -2,7 +2,7 @@
 
 use core::ffi::c_void;
 
-use underseal_abi::{Config, Conn, Path, State, TaskFile};
+use underseal_abi::{Config, Conn, Path, State, TaskFile, Usage};
 
 use crate::{
     hold,
@@ -147,6 +147,31 @@ pub fn stranded(ctx: *const TcpContext) {
                 cookie,
                 tuple,
                 ..Conn::default()
+            },
+        );
+    }
+}
+
+/// Tells what the keys of a sealed socket have been used for.
+#[inline(always)]
+pub fn usage(ctx: *const TcpContext) {
+    let Some((seq, sk_common)) = full_socket(ctx) else {
+        return;
+    };
+    let Some(sock) = sys::tcp_sock(sk_common) else {
+        return;
+    };
+    if !storage::state(sock).is_some_and(State::is_sealed) {
+        return;
+    }
+    if let (Some(flow), Some(limit)) = (storage::counted(sock), storage::key_limit(sock)) {
+        sys::write(
+            seq,
+            &Usage {
+                cookie: sys::cookie(sock),
+                bytes: flow.bytes,
+                records: flow.records,
+                left: limit.left(&flow),
             },
         );
     }

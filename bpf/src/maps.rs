@@ -258,6 +258,13 @@ pub mod storage {
         unsafe { get(&KEY_LIMITS, sock, null_mut(), false).as_ref() }.copied()
     }
 
+    /// What the record walker of a socket has counted.
+    #[inline(always)]
+    pub fn counted(sock: Sock) -> Option<Flow> {
+        // SAFETY: null, or a value of this socket's storage.
+        unsafe { flow(sock).as_ref() }.copied()
+    }
+
     /// Where the record walker of a socket expects the next header.
     #[inline(always)]
     pub fn flow_start(sock: Sock) -> Option<u32> {

@@ -19,7 +19,7 @@ pub use layout::{
     HELPER_COUNTERS, HelperCounter, Lowat, Netns, Node, Role, Seal, Sleeper, Socket, State, Tally,
     TaskFile, Tuple, Unplaced, Workload, ip_key,
 };
-pub use limit::{KeyLimit, KeyUse};
+pub use limit::{KeyLimit, KeyUse, Usage};
 pub use path::{Mode, Path, Policy, connection_of, is_link_scope, is_loopback, mode_of, path_of};
 pub use record::{Flow, Segment, Step, Verdict};
 

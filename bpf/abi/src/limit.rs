@@ -19,6 +19,22 @@ pub struct KeyLimit {
 
 const _: () = assert!(core::mem::size_of::<KeyLimit>() == 24);
 
+/// What the iterator [`crate::names::ITER_USAGE`] writes for each sealed socket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Socket cookie.
+    pub cookie: u64,
+    /// Bytes of records that it has sent, without headers.
+    pub bytes: u64,
+    /// Records that it has sent.
+    pub records: u64,
+    /// How much more its key may encrypt before it is to be replaced; [`u64::MAX`]: any amount.
+    pub left: u64,
+}
+
+const _: () = assert!(core::mem::size_of::<Usage>() == 32);
+
 /// What is to be done about a key.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +68,16 @@ impl KeyLimit {
             hard: used.saturating_add(hard),
             ..Self::NONE
         }
+    }
+
+    /// How much may still be sent before the key is to be replaced.
+    #[inline(always)]
+    #[must_use]
+    pub const fn left(&self, flow: &Flow) -> u64 {
+        if self.soft == u64::MAX {
+            return u64::MAX;
+        }
+        self.soft.saturating_sub(flow.used())
     }
 
     /// Holds what a socket has sent against its limit.

@@ -79,3 +79,5 @@ pub const ITER_LET_GO: &str = "let_go";
 /// Iterator over the TCP sockets of the reader's network namespace. Writes a [`crate::Conn`] for
 /// each that waits for keys without being in [`CONNS`], because that was full.
 pub const ITER_STRANDED: &str = "stranded";
+/// Iterator over the TCP sockets of the reader's network namespace. Writes a [`crate::Usage`] for each that is sealed.
+pub const ITER_USAGE: &str = "usage";

@@ -5,7 +5,7 @@ use aya::Pod;
 
 use crate::{
     Bundle, Chain, Config, Conn, Endpoint, Event, Flow, KeyLimit, Netns, Node, Seal, Sleeper,
-    Socket, Tally, TaskFile, Workload,
+    Socket, Tally, TaskFile, Usage, Workload,
 };
 
 macro_rules! pod {
@@ -20,5 +20,5 @@ macro_rules! pod {
 
 pod!(
     Bundle, Chain, Config, Conn, Endpoint, Event, Flow, KeyLimit, Netns, Node, Seal, Sleeper,
-    Socket, Tally, TaskFile, Workload
+    Socket, Tally, TaskFile, Usage, Workload
 );
