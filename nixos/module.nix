@@ -94,6 +94,7 @@ in
             "aes-128-gcm"
             "aes-256-gcm"
             "chacha20-poly1305"
+            "auto"
           ]) "aes-128-gcm" "Cipher of sealed connections.";
           existing = optional (types.enum [
             "reset"

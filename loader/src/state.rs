@@ -416,6 +416,9 @@ pub struct Facts {
     pub sendpage: bool,
     /// Ids of the workloads that the `WORKLOADS` map lists.
     pub ids: BTreeMap<WorkloadName, u32>,
+    /// What `seal.cipher = "auto"` stands for; `None` if a cipher is named.
+    #[serde(default)]
+    pub cipher: Option<Cipher>,
     /// Namespaces of the configured workloads that exist.
     pub namespaces: BTreeMap<WorkloadName, Found>,
 }

@@ -9,7 +9,8 @@ use super::{
     Config, ConfigError, Diagnostic, Node, Peer, Policy, Seal, Source, Wireguard, Workload,
     bundle::{self, TrustBundle},
     bytes::Bytes,
-    choice::{Access, Cipher},
+    choice::Access,
+    cipher::CipherChoice,
     network::Network,
     raw::{self, Raw},
     source::Tree,
@@ -268,12 +269,18 @@ impl Checker {
     }
 
     /// At most half of what a key of the cipher may encrypt: the other half is left for replacing it.
-    fn rekey_after(&mut self, text: Option<&str>, cipher: Option<Cipher>) -> Option<Option<Bytes>> {
+    fn rekey_after(
+        &mut self,
+        text: Option<&str>,
+        cipher: Option<CipherChoice>,
+    ) -> Option<Option<Bytes>> {
         let Some(text) = text else {
             return Some(None);
         };
         let bytes: Bytes = self.value("seal.rekey_after", text)?;
-        let most = cipher.and_then(Cipher::most_bytes).map(|most| most / 2);
+        let most = cipher
+            .and_then(CipherChoice::most_bytes)
+            .map(|most| most / 2);
         if let Some(most) = most.filter(|most| bytes.number() > *most) {
             let most = Bytes::from(most);
             self.fault(
@@ -421,6 +428,15 @@ impl Checker {
         };
         let mode = config.seal.mode;
         let needs = mode.raw().seals_between_nodes();
+        if needs && config.seal.cipher == CipherChoice::Auto {
+            self.fault(
+                "seal.cipher",
+                format!(
+                    "`auto` is this machine's own choice, and with mode `{mode}` all nodes need the same \
+                     cipher: name one"
+                ),
+            );
+        }
         let mut first: Option<usize> = None;
         for (i, peer) in config.peers.iter().enumerate() {
             let Some(address) = peer.address else {

@@ -7,6 +7,7 @@ pub mod bundle;
 pub mod bytes;
 mod check;
 pub mod choice;
+pub mod cipher;
 mod diagnostic;
 pub mod network;
 pub mod pki;
@@ -19,7 +20,8 @@ use std::fmt;
 
 use bundle::TrustBundle;
 use bytes::Bytes;
-use choice::{Access, Cipher, Existing, Mode};
+use choice::{Access, Existing, Mode};
+use cipher::CipherChoice;
 use network::{Address, DeviceAddress, Network, PeerEndpoint};
 use pki::{DnsName, Pki};
 use recheck::Recheck;
@@ -107,7 +109,7 @@ pub struct Seal {
     /// Which ones.
     pub mode: Mode,
     /// With which cipher.
-    pub cipher: Cipher,
+    pub cipher: CipherChoice,
     /// What happens to those that are open at the take-over.
     pub existing: Existing,
     /// Whether open connections end when a certificate they were made with is revoked or its CA is trusted no longer.

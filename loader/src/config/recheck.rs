@@ -24,7 +24,10 @@ impl FromStr for Recheck {
     fn from_str(text: &str) -> Result<Self, Invalid> {
         match text {
             "off" => Ok(Self(None)),
-            span => Ok(Self(Some(span.parse()?))),
+            span => span
+                .parse()
+                .map(|span| Self(Some(span)))
+                .map_err(|Invalid(why)| Invalid(format!("{why}, or `off`"))),
         }
     }
 }
