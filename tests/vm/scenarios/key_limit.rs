@@ -1,4 +1,4 @@
-//! A key encrypts so much and no more. A helper that does not replace keys (a control; on kernels before 6.14 none can):
+//! A key encrypts so much and no more. A helper that does not replace keys (a control; on 6.1 and 6.12 none can):
 //! connections that say more are reset, on both sides, with a reason and a counter, and no byte is wrong; one that says
 //! less lives. The control: with the guard's check left out they go on.
 //!

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use underseal_vm::{LINES, Scenario, matrix};
 
 mod apply_lock;
+mod auto_cipher;
 mod controls;
 mod eager;
 mod faults;
@@ -74,6 +75,7 @@ const ALL: &[Scenario] = &[
     proven(&[], one("key_limit", key_limit::run)),
     proven(&[], one("rekey", rekey::run)),
     proven(&[], one("recheck", recheck::run)),
+    proven(&[], one("auto_cipher", auto_cipher::run)),
     one("preflight", preflight::run),
     one("units", units::run),
     long(&["7.3"], one("pki", pki::run)),
