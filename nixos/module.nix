@@ -94,6 +94,7 @@ in
             "aes-128-gcm"
             "aes-256-gcm"
             "chacha20-poly1305"
+            "auto"
           ]) "aes-128-gcm" "Cipher of sealed connections.";
           existing = optional (types.enum [
             "reset"
@@ -102,6 +103,9 @@ in
           close_revoked =
             optional types.bool true
               "Whether open connections end when a certificate they were made with is revoked.";
+          recheck =
+            optional types.str "24h"
+              "How often the certificates of open connections are verified again.";
           port = optional types.port 51872 "TCP port inside of the tunnel for the nodes' helpers.";
         }) { } "How connections between workloads are sealed.";
 

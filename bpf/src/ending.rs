@@ -40,11 +40,11 @@ pub fn one_side_shut(ctx: SockOps) {
 /// Whether a call to send on a socket in this state goes on: 0, or the error that the program gets.
 #[inline(always)]
 pub fn may_send(sock: Sock, state: State, flags: u32) -> i32 {
-    let shut = matches!(state, State::Sealed | State::Ending)
+    let shut = (state.is_sealed() || state == State::Ending)
         && sys::shutdown_of(sock) & SEND_SHUTDOWN != 0;
     match state {
         // Plain TCP says so itself; kTLS would report the data as sent.
-        State::Sealed if shut => {
+        state if state.is_sealed() && shut => {
             maps::count(Counter::RefusedShutdown, 0);
             if flags & MSG_NOSIGNAL == 0 {
                 sys::raise_sigpipe();
@@ -69,7 +69,7 @@ pub fn may_send(sock: Sock, state: State, flags: u32) -> i32 {
 /// TCP, and then nobody could tell any more.
 #[inline(always)]
 pub fn closed(sock: Sock) {
-    if storage::state(sock) == Some(State::Sealed)
+    if storage::state(sock).is_some_and(State::is_sealed)
         && sys::keeps_unsent(sock)
         && let Some(kept) = storage::socket(sock)
     {

@@ -4,14 +4,14 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_loop;
 use underseal_abi::{
-    Config, Conn, Counter, Drop, EventKind, Flow, Path, Segment, State, Step, THIS_NODE, Tuple,
-    Verdict,
+    Config, Conn, Counter, Drop, EventKind, Flow, KeyUse, Path, Segment, State, Step, THIS_NODE,
+    Tuple, Verdict,
 };
 
 use crate::{
     ending, hold,
     maps::{self, storage},
-    offsets::{CONTROLS, NO_GUARD},
+    offsets::{CONTROLS, NO_GUARD, NO_LIMIT},
     packet::{Ip, Packet, Tcp},
     sys::Sock,
 };
@@ -39,10 +39,10 @@ pub fn egress(packet: Packet) -> i32 {
         return PASS;
     }
     match state {
-        Some(State::Sealed) if tcp.fin && ending::is_cut(sock) => {
+        Some(state) if state.is_sealed() && tcp.fin && ending::is_cut(sock) => {
             dropped(sock, Drop::Cut, Counter::DropCut, packet)
         }
-        Some(State::Sealed) => sealed(packet, sock, tcp),
+        Some(state) if state.is_sealed() => sealed(packet, sock, tcp),
         Some(State::Ending)
             if tcp.segment.len == 0 && ending::is_orderly(sock, tcp.segment.seq) =>
         {
@@ -165,12 +165,41 @@ fn sealed(packet: Packet, sock: Sock, tcp: Tcp) -> i32 {
         unsafe { bpf_loop(MAX_RECORDS, step as *mut c_void, (&raw mut walk).cast(), 0) };
     }
     match walk.verdict {
+        PASSED if is_spent(sock, flow) => {
+            dropped(sock, Drop::KeyLimit, Counter::DropKeyLimit, packet)
+        }
         PASSED => {
             maps::count(Counter::SealedSegments, packet.len());
             PASS
         }
         GAP => dropped(sock, Drop::Gap, Counter::DropNotARecord, packet),
         _ => dropped(sock, Drop::NotARecord, Counter::DropNotARecord, packet),
+    }
+}
+
+/// Whether a socket has sent more than its key may encrypt. Before that the helper is told. A socket is
+/// sealed only after its limit is known, so one without is none of ours.
+#[inline(always)]
+fn is_spent(sock: Sock, flow: *mut Flow) -> bool {
+    if CONTROLS.load() & NO_LIMIT != 0 {
+        return false;
+    }
+    let Some(limit) = storage::key_limit(sock) else {
+        return true;
+    };
+    // SAFETY: points into this socket's storage; `sealed` has looked whether it is null.
+    let flow = unsafe { &mut *flow };
+    match limit.judge(flow) {
+        KeyUse::Fine => false,
+        KeyUse::Spent => true,
+        KeyUse::Tell => {
+            if let Some(kept) = storage::socket(sock)
+                && maps::tell(EventKind::KeyLimit, 0, &kept.conn)
+            {
+                flow.told = flow.used();
+            }
+            false
+        }
     }
 }
 

@@ -273,14 +273,29 @@ pub fn setsockopt(ctx: SockOpt) {
         return ctx.leave_alone();
     };
     let lowat = Lowat { value, set: 1 };
-    if let Some(State::Released | State::Sealed) = storage::state(sock) {
-        // Zero would hold the socket; to the program it means "no limit of my own".
-        return ctx.set_value(lowat.on_release());
+    match storage::state(sock) {
+        Some(State::Released) => return ctx.set_value(lowat.on_release()),
+        Some(State::Sealed) => {
+            // Kept as well: it is set again after the socket was held for new keys.
+            if let Some(kept) = storage::socket(sock) {
+                kept.lowat = lowat;
+            }
+            // Zero would hold the socket; to the program it means "no limit of my own".
+            return ctx.set_value(lowat.on_release());
+        }
+        Some(State::Pausing | State::Replacing) if is_helper(sock) => return ctx.leave_alone(),
+        _ => {}
     }
     if let Some(kept) = storage::socket_or_new(sock) {
         kept.lowat = lowat;
     }
     ctx.swallow();
+}
+
+/// Whether the current task is the helper that replaces the socket's keys.
+#[inline(always)]
+fn is_helper(sock: Sock) -> bool {
+    storage::key_limit(sock).is_some_and(|limit| limit.helper == sys::tgid())
 }
 
 /// accept has given a held connection to a process.

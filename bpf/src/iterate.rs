@@ -2,7 +2,7 @@
 
 use core::ffi::c_void;
 
-use underseal_abi::{Config, Conn, Path, Ruling, State, TaskFile, Tuple, is_loopback};
+use underseal_abi::{Config, Conn, Path, Ruling, State, TaskFile, Tuple, Usage, is_loopback};
 
 use crate::{
     hold,
@@ -93,6 +93,11 @@ pub fn let_go(ctx: *const TcpContext) {
     };
     match storage::state(sock) {
         Some(State::Released | State::Sealed) => {}
+        // Nobody would end the pause. A helper that is about to replace the keys writes its state first.
+        Some(State::Pausing) => {
+            storage::set_state(sock, State::Sealed);
+            sys::set_lowat_of(sock, LET_GO);
+        }
         Some(state) => {
             let mut tuple = Tuple::default();
             sys::read_tuple(sk_common, &mut tuple);
@@ -153,6 +158,31 @@ fn list(seq: Seq, sock: Sock, tuple: &Tuple, state: u32) {
             ..Conn::default()
         },
     );
+}
+
+/// Tells what the keys of a sealed socket have been used for.
+#[inline(always)]
+pub fn usage(ctx: *const TcpContext) {
+    let Some((seq, sk_common)) = full_socket(ctx) else {
+        return;
+    };
+    let Some(sock) = sys::tcp_sock(sk_common) else {
+        return;
+    };
+    if !storage::state(sock).is_some_and(State::is_sealed) {
+        return;
+    }
+    if let (Some(flow), Some(limit)) = (storage::counted(sock), storage::key_limit(sock)) {
+        sys::write(
+            seq,
+            &Usage {
+                cookie: sys::cookie(sock),
+                bytes: flow.bytes,
+                records: flow.records,
+                left: limit.left(&flow),
+            },
+        );
+    }
 }
 
 /// The socket an iterator has come to, unless it is a listener, or so young that the hooks will

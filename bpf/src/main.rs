@@ -183,6 +183,13 @@ pub fn stranded(ctx: *const TcpContext) -> i32 {
     0
 }
 
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+pub fn usage(ctx: *const TcpContext) -> i32 {
+    iterate::usage(ctx);
+    0
+}
+
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}

@@ -11,7 +11,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use underseal_abi::{
-    Bundle, Chain, Config, Conn, Counter, Endpoint, Event, EventKind, Flow, Grant, Mode, Netns,
+    Bundle, Chain, Config, Conn, Counter, Endpoint, Event, EventKind, Flow, Grant, KeyLimit, Mode, Netns,
     Node, PeerWorkload, Policy, Reply, Seal, Sleeper, Socket, State, Subject, SubjectKey, Tally,
     WORLD, Workload, mode_of, names::RULES_HALF, peer_key,
 };
@@ -50,6 +50,9 @@ static STATES: SkStorage<u32> = SkStorage::new();
 static SOCKETS: SkStorage<Socket> = SkStorage::new();
 #[btf_map]
 static FLOWS: SkStorage<Flow> = SkStorage::new();
+/// Only the helper writes it.
+#[btf_map]
+static KEY_LIMITS: SkStorage<KeyLimit> = SkStorage::new();
 /// These three are declared here so that they live and are pinned with the rest; user space alone uses them.
 #[btf_map]
 static SEALS: HashMap<u64, Seal, 131072, { aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize }> =
@@ -264,12 +267,13 @@ pub fn remove_sleeper(sleeper: &Sleeper) {
     let _ = SLEEPERS.remove(sleeper);
 }
 
-/// Tells the helper. A full ring loses the message, not the connection: the helper reads the
-/// table of connections when it finds that it has missed some.
+/// Tells the helper; false if the ring is full. That loses the message, not the connection: the helper
+/// reads the table of connections when it finds that it has missed some.
 #[inline(always)]
-pub fn tell(kind: EventKind, reason: u32, conn: &Conn) {
+pub fn tell(kind: EventKind, reason: u32, conn: &Conn) -> bool {
     let Some(mut event) = EVENTS.reserve(0) else {
-        return count(Counter::EventLost, 0);
+        count(Counter::EventLost, 0);
+        return false;
     };
     event.write(Event {
         kind: kind as u32,
@@ -277,6 +281,7 @@ pub fn tell(kind: EventKind, reason: u32, conn: &Conn) {
         conn: *conn,
     });
     event.submit(0);
+    true
 }
 
 /// Values kept with a socket.
@@ -344,6 +349,20 @@ pub mod storage {
     #[inline(always)]
     pub fn flow(sock: Sock) -> *mut Flow {
         get(&FLOWS, sock, null_mut(), false)
+    }
+
+    /// What the key that a sealed socket sends with may still be used for.
+    #[inline(always)]
+    pub fn key_limit(sock: Sock) -> Option<KeyLimit> {
+        // SAFETY: null, or a value of this socket's storage.
+        unsafe { get(&KEY_LIMITS, sock, null_mut(), false).as_ref() }.copied()
+    }
+
+    /// What the record walker of a socket has counted.
+    #[inline(always)]
+    pub fn counted(sock: Sock) -> Option<Flow> {
+        // SAFETY: null, or a value of this socket's storage.
+        unsafe { flow(sock).as_ref() }.copied()
     }
 
     /// Where the record walker of a socket expects the next header.

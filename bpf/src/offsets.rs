@@ -87,3 +87,5 @@ pub const NO_HOLD: u32 = 1;
 pub const NO_GUARD: u32 = 1 << 1;
 /// [`CONTROLS`]: tasks inside send and receive are not recorded.
 pub const NO_RECORD: u32 = 1 << 2;
+/// [`CONTROLS`]: keys are used for ever.
+pub const NO_LIMIT: u32 = 1 << 3;

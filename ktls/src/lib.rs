@@ -23,6 +23,7 @@ pub mod probe;
 pub mod record;
 mod relay;
 pub mod secrets;
+pub mod speed;
 pub mod spiffe;
 pub mod store;
 pub mod stream;

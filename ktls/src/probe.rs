@@ -58,7 +58,7 @@ pub enum ProbeError {
 /// [`ProbeError::Kernel`] with [`InstallError::NoTls`] if the kernel has no TLS. A cipher that it
 /// lacks is no error here: see [`Support::require`].
 pub fn probe() -> Result<Support, ProbeError> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(ProbeError::Loopback)?;
+    let listener = listener().map_err(ProbeError::Loopback)?;
     let mut refused = Vec::new();
     for cipher in Cipher::ALL {
         let (client, _server) = connection(&listener).map_err(ProbeError::Loopback)?;
@@ -73,7 +73,11 @@ pub fn probe() -> Result<Support, ProbeError> {
     Ok(Support { refused })
 }
 
-fn connection(listener: &TcpListener) -> io::Result<(TcpStream, TcpStream)> {
+pub(crate) fn listener() -> io::Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+}
+
+pub(crate) fn connection(listener: &TcpListener) -> io::Result<(TcpStream, TcpStream)> {
     let client = TcpStream::connect(listener.local_addr()?)?;
     let (server, _) = listener.accept()?;
     Ok((client, server))

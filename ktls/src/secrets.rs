@@ -59,6 +59,18 @@ impl Cipher {
         }
     }
 
+    /// How many bytes one key may encrypt, those of headers and tags included; `None`: as many as there are record
+    /// numbers.
+    ///
+    /// For AES-GCM RFC 8446 §5.5 says 2^24.5 records of full size, which are 2^38.5 bytes.
+    #[must_use]
+    pub const fn most_bytes(self) -> Option<u64> {
+        match self {
+            Self::Aes128Gcm | Self::Aes256Gcm => Some(1 << 38),
+            Self::ChaCha20Poly1305 => None,
+        }
+    }
+
     pub(crate) const fn suite(self) -> CipherSuite {
         match self {
             Self::Aes128Gcm => CipherSuite::TLS13_AES_128_GCM_SHA256,

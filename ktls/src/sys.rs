@@ -62,6 +62,17 @@ sockopt_impl!(
     BufLock, Both, libc::SOL_SOCKET, libc::SO_BUF_LOCK, u32
 );
 
+/// A direction of traffic, as the kernel's TLS names it.
+#[cfg(feature = "helper")]
+#[derive(Clone, Copy, Debug)]
+#[repr(i32)]
+pub(crate) enum Way {
+    /// What the socket sends.
+    Send = libc::TLS_TX,
+    /// What it receives.
+    Receive = libc::TLS_RX,
+}
+
 /// Whether the kernel's TLS in the socket has keys, for either direction.
 ///
 /// # Errors
@@ -69,23 +80,8 @@ sockopt_impl!(
 /// That of `getsockopt`: the socket has no TLS.
 #[cfg(feature = "helper")]
 pub(crate) fn has_keys(socket: BorrowedFd<'_>) -> io::Result<bool> {
-    for direction in [libc::TLS_TX, libc::TLS_RX] {
-        // So short a buffer gets version and cipher, and not the key (net/tls/tls_main.c,
-        // do_tls_getsockopt_conf).
-        let mut info = [0_u16; 2];
-        let mut len = len_of::<[u16; 2]>();
-        // SAFETY: the kernel writes at most `len` bytes, the size of `info`, and both outlive the
-        // call.
-        let result = unsafe {
-            libc::getsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_TLS,
-                direction,
-                info.as_mut_ptr().cast(),
-                &raw mut len,
-            )
-        };
-        match Errno::result(result) {
+    for way in [Way::Send, Way::Receive] {
+        match cipher_of(socket, way) {
             Ok(_) => return Ok(true),
             // What it says of a direction without keys.
             Err(Errno::EBUSY) => {}
@@ -93,6 +89,67 @@ pub(crate) fn has_keys(socket: BorrowedFd<'_>) -> io::Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// The cipher of the keys of one direction, as `TLS_CIPHER_*`.
+///
+/// # Errors
+///
+/// `EBUSY` if there are no keys; another one if there is no TLS.
+#[cfg(feature = "helper")]
+pub(crate) fn cipher_of(socket: BorrowedFd<'_>, way: Way) -> Result<u16, Errno> {
+    // So short a buffer gets version and cipher, and not the key (net/tls/tls_main.c,
+    // do_tls_getsockopt_conf).
+    let mut info = [0_u16; 2];
+    read_info(socket, way, &mut info)?;
+    Ok(info[1])
+}
+
+/// The number of the next record of one direction.
+///
+/// # Errors
+///
+/// As [`cipher_of`].
+#[cfg(feature = "helper")]
+pub(crate) fn record_number(socket: BorrowedFd<'_>, way: Way) -> Result<u64, Errno> {
+    // The key comes along, in clear. The number is the last member of every tls12_crypto_info_*
+    // (include/uapi/linux/tls.h), whose size the kernel demands exactly.
+    let mut info = zeroize::Zeroizing::new([0_u8; LONGEST_INFO]);
+    let len = if cipher_of(socket, way)? == libc::TLS_CIPHER_AES_GCM_128 {
+        size_of::<libc::tls12_crypto_info_aes_gcm_128>()
+    } else {
+        LONGEST_INFO
+    };
+    read_info(socket, way, &mut info[..len])?;
+    let number = info[..len].last_chunk().copied();
+    Ok(u64::from_be_bytes(number.unwrap_or_default()))
+}
+
+#[cfg(feature = "helper")]
+const LONGEST_INFO: usize = size_of::<libc::tls12_crypto_info_aes_gcm_256>();
+#[cfg(feature = "helper")]
+const _: () = assert!(size_of::<libc::tls12_crypto_info_chacha20_poly1305>() == LONGEST_INFO);
+
+/// Fills `info` with what the kernel's TLS says of a direction.
+#[cfg(feature = "helper")]
+fn read_info<T: zeroize::DefaultIsZeroes>(
+    socket: BorrowedFd<'_>,
+    way: Way,
+    info: &mut [T],
+) -> Result<(), Errno> {
+    let mut len = size_of_val(info) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, the size of `info`, and both outlive the call.
+    // T is an integer (there are no other callers), for which all bytes are values.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_TLS,
+            way as libc::c_int,
+            info.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    Errno::result(result).map(drop)
 }
 
 /// Sends one record of a type other than data on a socket with `TLS_TX`.

@@ -13,6 +13,8 @@ pub struct Controls {
     pub no_guard: bool,
     /// Tasks inside send and receive are not recorded.
     pub no_record: bool,
+    /// Keys are used for ever.
+    pub no_limit: bool,
     /// Room in `CONNS`; else what the object says.
     pub conns: Option<u32>,
     /// Room in `SLEEPERS`.
@@ -27,7 +29,10 @@ impl Controls {
     /// The value of `CONTROLS`.
     #[must_use]
     pub const fn bits(self) -> u32 {
-        self.no_hold as u32 | (self.no_guard as u32) << 1 | (self.no_record as u32) << 2
+        self.no_hold as u32
+            | (self.no_guard as u32) << 1
+            | (self.no_record as u32) << 2
+            | (self.no_limit as u32) << 3
     }
 
     /// The maps that are made smaller, with their number of entries.

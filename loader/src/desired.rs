@@ -44,7 +44,7 @@ pub fn desired(config: &Config, facts: &Facts) -> State {
             object: Some(facts.object),
             settings: settings(config),
             ipcache: ipcache(config, facts, &ids),
-            workloads: workloads(config, &ids),
+            workloads: workloads(config, facts, &ids),
             nodes: nodes(config),
             bundles: bundles(config),
             peer_workloads: peer_workloads(config),
@@ -158,6 +158,8 @@ fn settings(config: &Config) -> Settings {
         allow_non_tcp: config.policy.non_tcp == Access::Allow,
         keep_existing: config.seal.existing == Existing::Keep,
         keep_revoked: !config.seal.close_revoked,
+        rekey_after: config.seal.rekey_after,
+        recheck: config.seal.recheck.seconds(),
     }
 }
 
@@ -196,14 +198,18 @@ fn ipcache(
     own.chain(others).chain(single).collect()
 }
 
-fn workloads(config: &Config, ids: &BTreeMap<WorkloadName, u32>) -> BTreeMap<u32, Workload> {
+fn workloads(
+    config: &Config,
+    facts: &Facts,
+    ids: &BTreeMap<WorkloadName, u32>,
+) -> BTreeMap<u32, Workload> {
     let records = config.workloads.iter().map(|workload| {
         let record = Workload {
             name: workload.name.clone(),
             spiffe_id: workload.spiffe_id.clone(),
             identity: workload.identity.clone(),
             netns: workload.netns.clone(),
-            cipher: config.seal.cipher,
+            cipher: config.seal.cipher.cipher(facts.cipher),
         };
         (ids[&workload.name], record)
     });

@@ -211,6 +211,19 @@ pub struct Connection {
     pub peer: Option<WorkloadName>,
     /// The process; 0 if it is not known yet.
     pub pid: u32,
+    /// What it has sent in records; `None` if it is not sealed.
+    pub sent: Option<Sent>,
+}
+
+/// What an end has sent, as the guard counts.
+#[derive(Debug, Serialize)]
+pub struct Sent {
+    /// Bytes of records, without headers.
+    pub bytes: u64,
+    /// Records.
+    pub records: u64,
+    /// How many bytes more until its key is replaced; `None`: any number.
+    pub left: Option<u64>,
 }
 
 /// A counter.
@@ -419,6 +432,20 @@ impl fmt::Display for Connection {
         )?;
         if self.pid != 0 {
             write!(f, ", process {}", self.pid)?;
+        }
+        if let Some(sent) = &self.sent {
+            write!(
+                f,
+                ", sent {} bytes in {}",
+                sent.bytes,
+                counted(
+                    usize::try_from(sent.records).unwrap_or(usize::MAX),
+                    "record"
+                )
+            )?;
+            if let Some(left) = sent.left {
+                write!(f, ", another key after {left} bytes more")?;
+            }
         }
         Ok(())
     }

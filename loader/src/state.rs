@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{
+    bytes::Bytes,
     choice::{Cipher, Mode},
     network_policy::Mtls,
     value::{
@@ -161,6 +162,21 @@ pub struct Settings {
     /// Whether sealed connections stay open though a certificate they were made with has been revoked.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep_revoked: bool,
+    /// After how many bytes keys are replaced; `None`: as the cipher demands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rekey_after: Option<Bytes>,
+    /// After how many seconds the certificates of an open connection are verified again; 0: never.
+    #[serde(default = "a_day", skip_serializing_if = "is_a_day")]
+    pub recheck: u32,
+}
+
+const fn a_day() -> u32 {
+    86400
+}
+
+/// By reference, because serde passes it so.
+const fn is_a_day(seconds: &u32) -> bool {
+    *seconds == a_day()
 }
 
 /// Whose a network or an address is; see [`underseal_abi::Endpoint`].
@@ -452,6 +468,9 @@ pub struct Facts {
     pub sendpage: bool,
     /// Ids of the workloads that the `WORKLOADS` map lists.
     pub ids: BTreeMap<WorkloadName, u32>,
+    /// What `seal.cipher = "auto"` stands for; `None` if a cipher is named.
+    #[serde(default)]
+    pub cipher: Option<Cipher>,
     /// Namespaces of the configured workloads that exist.
     pub namespaces: BTreeMap<WorkloadName, Found>,
 }

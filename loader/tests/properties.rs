@@ -149,6 +149,7 @@ impl Situation {
             ids: ids
                 .map(|(id, workload)| (workload.name.clone(), *id))
                 .collect(),
+            cipher: None,
             namespaces,
         };
         (facts, state)

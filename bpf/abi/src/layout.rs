@@ -26,10 +26,13 @@ pub struct Config {
     pub flags: u32,
     /// First 16 bytes of the SHA-256 of the object file whose programs are attached.
     pub object: [u8; 16],
+    /// After how many bytes, as [`crate::Flow::used`] counts, the key of a sealed socket is replaced; 0: as its cipher
+    /// demands.
+    pub rekey_after: u64,
+    /// After how many seconds the certificates of an open connection are verified again; 0: never.
+    pub recheck: u32,
     /// Which generation of `SUBJECTS`, `PEERS` and `GRANTS` is in force; 0: there are no network policies.
     pub policy: u32,
-    /// Zero.
-    pub reserved: u32,
 }
 
 impl Config {
@@ -145,6 +148,11 @@ pub enum State {
     Primed = 7,
     /// The connection ended before it had keys. A program that has not noticed yet still calls, and needs no record.
     Closed = 8,
+    /// Sealed, and held for a moment so that what it has sent is read before its key is replaced. Nothing has been
+    /// replaced yet.
+    Pausing = 9,
+    /// Sealed and held; either end of what it sends may have the old key or the new one.
+    Replacing = 10,
 }
 
 impl State {
@@ -161,8 +169,17 @@ impl State {
             6 => Self::Ending,
             7 => Self::Primed,
             8 => Self::Closed,
+            9 => Self::Pausing,
+            10 => Self::Replacing,
             _ => return None,
         })
+    }
+
+    /// Whether what the socket sends is TLS records, and nothing else.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_sealed(self) -> bool {
+        matches!(self, Self::Sealed | Self::Pausing | Self::Replacing)
     }
 }
 
@@ -369,6 +386,8 @@ pub enum EventKind {
     Ending = 5,
     /// A connection is held that is not in `CONNS`, for the reason [`Unplaced`]: it must be ended.
     Unplaced = 6,
+    /// A sealed socket has sent so much that its key should be replaced.
+    KeyLimit = 7,
 }
 
 /// Why a connection is in no table.
@@ -403,6 +422,8 @@ pub enum Drop {
     /// A call to send on a connection that ends before it has keys; refused before it made a
     /// segment.
     Ending = 7,
+    /// A sealed socket has sent as much as its key may encrypt.
+    KeyLimit = 8,
 }
 
 /// Record of the ring buffer.
@@ -515,6 +536,8 @@ counters! {
     RefusedPolicy = "refused_policy",
     /// Connections and packets that a network policy allows only sealed, and that would not be.
     RefusedMtls = "refused_mtls",
+    /// Drops: a sealed socket has sent as much as its key may encrypt.
+    DropKeyLimit = "drop_key_limit",
 }
 
 counters! {
@@ -572,10 +595,20 @@ counters! {
     IdentitiesBroken = "identities_broken",
     /// Now: identities whose certificate ends soon, and nobody has renewed it.
     IdentitiesDue = "identities_due",
+    /// Resets: a socket has sent as much as its key may encrypt, and the key could not be replaced.
+    ResetKeyLimit = "reset_key_limit",
+    /// Keys replaced in open connections (directions, not connections).
+    Rekeyed = "rekeyed",
+    /// Keys that could not be replaced in time, because what was sent under them was not read; tried again.
+    RekeyPutOff = "rekey_put_off",
+    /// Open connections whose certificates were verified again, and are good.
+    Rechecked = "rechecked",
+    /// Of `reset_refused`: connections that were open when their certificates were verified again.
+    RefusedRecheck = "refused_recheck",
 }
 
 const _: () = {
-    assert!(size_of::<Config>() == 40);
+    assert!(size_of::<Config>() == 48);
     assert!(size_of::<Endpoint>() == 16);
     assert!(size_of::<Netns>() == 16);
     assert!(size_of::<Workload>() == 904);

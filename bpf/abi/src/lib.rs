@@ -7,6 +7,7 @@
 #![no_std]
 
 mod layout;
+mod limit;
 pub mod names;
 mod path;
 #[cfg(feature = "user")]
@@ -19,6 +20,7 @@ pub use layout::{
     HELPER_COUNTERS, HelperCounter, Lowat, Netns, Node, PeerWorkload, Reply, Role, Seal, Sleeper,
     Socket, State, Tally, TaskFile, Tuple, Unplaced, Workload, ip_key,
 };
+pub use limit::{KeyLimit, KeyUse, Usage};
 pub use path::{Mode, Path, Policy, connection_of, is_link_scope, is_loopback, mode_of, path_of};
 pub use record::{Flow, Segment, Step, Verdict};
 pub use verdict::{

@@ -37,6 +37,9 @@ pub const SOCKETS: &str = "SOCKETS";
 /// Socket storage of [`crate::Flow`]; written by the guard only.
 pub const FLOWS: &str = "FLOWS";
 
+/// Socket storage of [`crate::KeyLimit`]; written by the helper only.
+pub const KEY_LIMITS: &str = "KEY_LIMITS";
+
 /// Hash: socket cookie to [`crate::Seal`]. The helper alone writes and reads it.
 pub const SEALS: &str = "SEALS";
 /// Hash: SHA-256 to [`crate::Chain`]. The helper alone writes and reads it.
@@ -61,7 +64,7 @@ pub const REPLIES: &str = "REPLIES";
 pub const PEER_WORKLOADS: &str = "PEER_WORKLOADS";
 
 /// All maps that are pinned, in the order in which they are created.
-pub const ALL_MAPS: [&str; 22] = [
+pub const ALL_MAPS: [&str; 23] = [
     CONFIG,
     IPCACHE,
     NETNS,
@@ -84,6 +87,7 @@ pub const ALL_MAPS: [&str; 22] = [
     RULES,
     REPLIES,
     PEER_WORKLOADS,
+    KEY_LIMITS,
 ];
 
 /// Iterator over the descriptors of one process; writes [`crate::TaskFile`] records.
@@ -97,3 +101,5 @@ pub const ITER_LET_GO: &str = "let_go";
 /// Iterator over the TCP sockets of the reader's network namespace. Writes a [`crate::Conn`] for
 /// each that waits for keys without being in [`CONNS`], because that was full.
 pub const ITER_STRANDED: &str = "stranded";
+/// Iterator over the TCP sockets of the reader's network namespace. Writes a [`crate::Usage`] for each that is sealed.
+pub const ITER_USAGE: &str = "usage";

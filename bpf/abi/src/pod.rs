@@ -4,8 +4,8 @@
 use aya::Pod;
 
 use crate::{
-    Bundle, Chain, Config, Conn, Endpoint, Event, Flow, Grant, Netns, Node, PeerWorkload, Reply,
-    Seal, Sleeper, Socket, Subject, SubjectKey, Tally, TaskFile, Workload,
+    Bundle, Chain, Config, Conn, Endpoint, Event, Flow, Grant, KeyLimit, Netns, Node, PeerWorkload,
+    Reply, Seal, Sleeper, Socket, Subject, SubjectKey, Tally, TaskFile, Usage, Workload,
 };
 
 macro_rules! pod {
@@ -27,6 +27,7 @@ pod!(
     Event,
     Flow,
     Grant,
+    KeyLimit,
     Netns,
     Node,
     PeerWorkload,
@@ -38,5 +39,6 @@ pod!(
     SubjectKey,
     Tally,
     TaskFile,
+    Usage,
     Workload
 );

@@ -28,9 +28,11 @@ pub struct Flow {
     pub bytes: u64,
     /// Records.
     pub records: u64,
+    /// [`Flow::used`] when the helper was told last that the key should be replaced.
+    pub told: u64,
 }
 
-const _: () = assert!(core::mem::size_of::<Flow>() == 32);
+const _: () = assert!(core::mem::size_of::<Flow>() == 40);
 
 /// One TCP segment: the payload covers `seq .. seq + len`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +76,7 @@ impl Flow {
             header: [0; 8],
             bytes: 0,
             records: 0,
+            told: 0,
         }
     }
 

@@ -14,6 +14,8 @@ pub struct Controls {
     pub no_interrupted: bool,
     /// Send buffers stay as small as they are.
     pub no_send_buffer: bool,
+    /// Keys are never replaced.
+    pub no_rekey: bool,
     /// Where to stop.
     pub stop: Option<Stop>,
 }
@@ -65,9 +67,15 @@ pub(super) enum Step {
     Sealed,
     /// Leave to send.
     Released,
+    /// A sealed end is held for a new key.
+    Pausing,
+    /// The receiver has the new key, the sender the old one.
+    Half,
+    /// Both have the new one, and the sender is held.
+    Replaced,
 }
 
-const STEPS: [(&str, Step); 10] = [
+const STEPS: [(&str, Step); 13] = [
     ("event", Step::Event),
     ("descriptor", Step::Descriptor),
     ("protocol", Step::Protocol),
@@ -78,6 +86,9 @@ const STEPS: [(&str, Step); 10] = [
     ("restarted", Step::Restarted),
     ("sealed", Step::Sealed),
     ("released", Step::Released),
+    ("pausing", Step::Pausing),
+    ("half", Step::Half),
+    ("replaced", Step::Replaced),
 ];
 
 impl FromStr for Stop {

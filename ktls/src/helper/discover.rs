@@ -28,6 +28,11 @@ struct Descriptor {
     fd: u32,
 }
 
+/// Duplicates of the sockets of `conns`, of which no others are looked for.
+pub(super) fn now(maps: &Maps, conns: &[Conn]) -> Vec<Found> {
+    sockets(maps, conns, &mut Seen::default(), |_| false)
+}
+
 /// Duplicates of the sockets of `conns`, in their order: out of the process that called connect or
 /// accept, or of another one of its network namespace: a descriptor may have been inherited or
 /// passed on. Each process is read once, however many of the sockets it has, and not at all if

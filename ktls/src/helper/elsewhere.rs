@@ -25,6 +25,7 @@ impl Session {
         self.remote.configure(Nodes::new(self.maps.nodes()));
         self.peers.configure(self.maps.bundles());
         self.review.ask();
+        self.rekeys.ask();
         // What was established before is known here only after this.
         self.take_events()?;
         for conn in self.table.alone() {

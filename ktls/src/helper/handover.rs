@@ -19,6 +19,7 @@ use underseal_abi::{Conn, HelperCounter, Lowat, Sleeper, State};
 use super::{
     buffer,
     controls::{Controls, Step},
+    limit,
     maps::Maps,
     peers::Peers,
     refusal,
@@ -49,6 +50,9 @@ pub(super) enum Failure {
     /// The addresses fit, the workloads do not.
     #[error("its two ends do not belong to each other's workloads")]
     Mismatch,
+    /// Its keys were being replaced.
+    #[error("its keys could not be replaced: {0}")]
+    Rekey(&'static str),
     /// Another helper had begun.
     #[error("an earlier helper ended in the middle of the hand-over")]
     Interrupted,
@@ -71,7 +75,7 @@ impl Failure {
     pub(super) const fn counter(&self) -> HelperCounter {
         match self {
             Self::Refused(_) | Self::Mismatch => HelperCounter::ResetRefused,
-            Self::Install(_) | Self::Socket(_) => HelperCounter::ResetInstall,
+            Self::Install(_) | Self::Socket(_) | Self::Rekey(_) => HelperCounter::ResetInstall,
             Self::Restart(_) => HelperCounter::ResetRestart,
             Self::Interrupted => HelperCounter::ResetInterrupted,
         }
@@ -135,6 +139,10 @@ fn key(
     // Before the keys: no connection is sealed of which it is not known with whom.
     maps.note_seal(one, made.server.chain())?;
     maps.note_seal(other, made.client.chain())?;
+    // As the keys' own: the guard lets nothing of a socket pass of which it does not know it.
+    for (socket, keys) in [(client, &made.keys.client), (server, &made.keys.server)] {
+        limit::begin(maps, socket, keys.tx.cipher())?;
+    }
     install_all(client, server, &made.keys, controls)?;
     for socket in [client, server] {
         make_room(socket, controls)?;
@@ -277,13 +285,14 @@ fn key_end(maps: &Maps, end: &Priming<'_>, controls: &Controls) -> Result<(), Fa
         Some(State::Closed) => return Err(closed()),
         _ => return Err(Failure::Interrupted),
     }
+    limit::begin(maps, end.socket, end.keys.tx.cipher())?;
     install::install_rx(end.socket, &end.keys.rx)?;
     install::install_tx(end.socket, &end.keys.tx)?;
     make_room(end.socket, controls)?;
     Ok(maps.set_state(end.socket, State::Keyed)?)
 }
 
-/// Step 4 for a single end: the other one is ready for what it sends.
+/// Step 4 for a single end: the other one is ready for what it sends. Also for one that was held for another key.
 pub(super) fn release_end(
     maps: &mut Maps,
     conn: &Conn,

@@ -16,12 +16,12 @@ use aya::maps::{
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use underseal_abi::{
-    ABI_VERSION, Bundle as RawBundle, Chain, Config, Conn, Counter, Endpoint, Event, HelperCounter,
-    Mode, Node, PeerWorkload, Seal, Sleeper, Socket, State, Tally, TaskFile, Workload, mode_of,
-    names,
+    ABI_VERSION, Bundle as RawBundle, Chain, Config, Conn, Counter, Endpoint, Event, Flow,
+    HelperCounter, KeyLimit, Mode, Node, PeerWorkload, Seal, Sleeper, Socket, State, Tally,
+    TaskFile, Workload, mode_of, names,
 };
 
-use super::{names::text, reset::in_namespace, sys};
+use super::{names::text, reset::in_namespace, sys, table::key};
 use crate::Bundle;
 
 /// `BPF_EXIST`: an element that BPF has removed meanwhile is not brought back.
@@ -46,6 +46,8 @@ pub(super) struct Maps {
     peer_workloads: HashMap<MapData, [u8; 16], PeerWorkload>,
     states: OwnedFd,
     sockets: OwnedFd,
+    key_limits: OwnedFd,
+    flows: OwnedFd,
     task_file: OwnedFd,
     stranded: OwnedFd,
     /// Messages from BPF.
@@ -88,6 +90,8 @@ impl Maps {
             peer_workloads: HashMap::try_from(Map::HashMap(pinned(names::PEER_WORKLOADS)?))?,
             states: object(names::MAPS, names::STATES)?,
             sockets: object(names::MAPS, names::SOCKETS)?,
+            key_limits: object(names::MAPS, names::KEY_LIMITS)?,
+            flows: object(names::MAPS, names::FLOWS)?,
             task_file: object(names::PROGS, names::ITER_TASK_FILE)?,
             stranded: object(names::PROGS, names::ITER_STRANDED)?,
             events: RingBuf::try_from(Map::RingBuf(pinned(names::EVENTS)?))?,
@@ -123,11 +127,35 @@ impl Maps {
         // One that is added behind the reader's back comes as an event.
         let waits =
             |conn: &Conn| conn.state == State::Held as u32 || conn.state == State::Ending as u32;
+        self.all(waits)
+    }
+
+    /// Sealed ends that are held for a new key.
+    ///
+    /// # Errors
+    /// The kernel lacks memory.
+    pub(super) fn paused(&self) -> io::Result<Vec<Conn>> {
+        self.all(|conn| conn.state == State::Pausing as u32)
+    }
+
+    /// The other end of a connection inside this node.
+    ///
+    /// # Errors
+    /// The kernel lacks memory.
+    pub(super) fn opposite(&self, conn: &Conn) -> io::Result<Option<Conn>> {
+        let is_it = |other: &Conn| {
+            other.cookie != conn.cookie && other.role != conn.role && key(other) == key(conn)
+        };
+        let other = self.all(is_it)?.pop();
+        Ok(other.filter(|other| (other.workload, other.peer) == (conn.peer, conn.workload)))
+    }
+
+    fn all(&self, wanted: impl Fn(&Conn) -> bool) -> io::Result<Vec<Conn>> {
         let conns = sys::entries::<u64, Conn>(self.all_conns.as_fd())?;
         Ok(conns
             .into_iter()
             .map(|(_, conn)| conn)
-            .filter(waits)
+            .filter(wanted)
             .collect())
     }
 
@@ -339,6 +367,44 @@ impl Maps {
     /// What BPF keeps with the socket.
     pub(super) fn socket(&self, socket: BorrowedFd<'_>) -> io::Result<Option<Socket>> {
         sys::storage_get(self.sockets.as_fd(), socket)
+    }
+
+    /// After how many bytes keys are replaced, as configured now; 0: as the cipher demands. What cannot be read is that.
+    pub(super) fn rekey_after(&self) -> u64 {
+        self.config
+            .get(&0, 0)
+            .map_or(0, |config| config.rekey_after)
+    }
+
+    /// How often the certificates of open connections are verified again, as configured now; `None`: never.
+    pub(super) fn recheck(&self) -> Option<Duration> {
+        let seconds = self.config.get(&0, 0).map_or(0, |config| config.recheck);
+        (seconds != 0).then(|| Duration::from_secs(seconds.into()))
+    }
+
+    /// What the keys of the socket have been used for, as limits count.
+    pub(super) fn used(&self, socket: BorrowedFd<'_>) -> io::Result<u64> {
+        let flow = sys::storage_get::<Flow>(self.flows.as_fd(), socket)?;
+        let missing = || io::Error::other("nothing counts what it sends");
+        flow.map(|flow| flow.used()).ok_or_else(missing)
+    }
+
+    /// Notes that this process may hold the socket while its key is replaced.
+    pub(super) fn set_holder(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let limit = sys::storage_get::<KeyLimit>(self.key_limits.as_fd(), socket)?;
+        let helper = std::process::id();
+        self.set_key_limit(
+            socket,
+            KeyLimit {
+                helper,
+                ..limit.unwrap_or_default()
+            },
+        )
+    }
+
+    /// Sets what the key that the socket sends with may be used for.
+    pub(super) fn set_key_limit(&self, socket: BorrowedFd<'_>, limit: KeyLimit) -> io::Result<()> {
+        sys::storage_create(self.key_limits.as_fd(), socket, limit)
     }
 
     /// The sockets among the descriptors of process `tgid`.

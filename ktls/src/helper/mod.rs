@@ -7,11 +7,14 @@
 mod buffer;
 mod controls;
 mod discover;
+mod drain;
 mod elsewhere;
 mod exchange;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
+mod giving_up;
 mod handover;
+mod limit;
 mod link;
 mod maps;
 mod message;
@@ -21,6 +24,8 @@ mod peers;
 mod pins;
 mod queue;
 mod refusal;
+mod rekey;
+mod rekeying;
 mod remote;
 mod reset;
 mod restart;

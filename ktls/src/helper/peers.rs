@@ -82,6 +82,17 @@ impl Peers {
         })
     }
 
+    /// The same for a connection that is open and has `cipher`: never what was made ahead.
+    pub(super) fn fresh(&self, maps: &Maps, conn: &Conn, cipher: Cipher) -> Result<Handshake> {
+        let terms = self.terms(maps, (conn.workload, conn.peer))?;
+        let terms = Terms { cipher, ..terms };
+        Ok(Handshake {
+            keys: terms.handshake()?,
+            client: terms.client.0,
+            server: terms.server.0,
+        })
+    }
+
     /// Peers of other trust domains are verified against these bundles from now on.
     pub(super) fn configure(&mut self, bundles: Vec<Bundle>) {
         self.store.set_bundles(bundles);

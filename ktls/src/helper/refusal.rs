@@ -15,6 +15,12 @@ pub(super) fn counter(error: &anyhow::Error) -> Option<HelperCounter> {
     }
 }
 
+/// Whether the certificates themselves are refused; else somebody may still mend files.
+pub(super) fn is_final(error: &anyhow::Error) -> bool {
+    use HelperCounter as C;
+    counter(error).is_some_and(|counter| !matches!(counter, C::RefusedKey | C::RefusedFile))
+}
+
 const fn of_identity(error: &IdentityError) -> HelperCounter {
     use IdentityError as E;
     match error {

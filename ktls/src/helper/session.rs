@@ -11,8 +11,8 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use tracing::{debug, error, warn};
-use underseal_abi::{Conn, Drop, EventKind, HelperCounter, State};
+use tracing::{debug, warn};
+use underseal_abi::{Conn, EventKind, HelperCounter, State};
 
 use super::{
     controls::{Controls, Step},
@@ -24,6 +24,7 @@ use super::{
     peers::Peers,
     pins::Watch,
     queue::Queue,
+    rekeying::Rekeys,
     remote::Remote,
     review::Review,
     table::{Missing, Pair, Table, is_remote},
@@ -69,6 +70,7 @@ pub(super) struct Session {
     pub(super) gone: Vec<Conn>,
     lost_events: u64,
     pub(super) review: Review,
+    pub(super) rekeys: Rekeys,
 }
 
 impl Session {
@@ -96,9 +98,11 @@ impl Session {
             gone: Vec::new(),
             lost_events,
             review: Review::new()?,
+            rekeys: Rekeys::new(),
         };
         session.configure()?;
         session.scan()?;
+        session.resume_rekeys()?;
         Ok(session)
     }
 
@@ -113,6 +117,12 @@ impl Session {
     /// # Errors
     /// Only what makes going on pointless; a connection that fails is reset and logged.
     pub(super) fn run(&mut self, stop: impl AsFd) -> Result<End> {
+        let end = self.work(stop);
+        self.stop_rekeys();
+        end
+    }
+
+    fn work(&mut self, stop: impl AsFd) -> Result<End> {
         let mut ready = Vec::new();
         loop {
             self.take_events()?;
@@ -122,6 +132,8 @@ impl Session {
             self.keep_up(Instant::now());
             self.complain();
             self.review(Instant::now());
+            self.recheck(Instant::now());
+            self.rekey(Instant::now());
             let timeout = self.timeout();
             let mut wait = vec![
                 PollFd::new(self.maps.events.as_fd(), PollFlags::POLLIN),
@@ -172,6 +184,8 @@ impl Session {
             self.peers.clear_shelf(),
             self.next_upkeep(now),
             Some(self.review.next_due(now)),
+            self.rekeys.next_due(now),
+            Some(self.rekeys.next_look(now)),
         ];
         due.into_iter()
             .flatten()
@@ -225,6 +239,7 @@ impl Session {
                 }
                 k if k == EventKind::Closed as u32 => {
                     self.maps.remove_seal(conn.cookie);
+                    self.rekeys.closed(conn.cookie);
                     if self.table.closed(conn.cookie, now) {
                         self.upkeep.closed(conn.cookie);
                     }
@@ -243,6 +258,7 @@ impl Session {
                     }
                 }
                 k if k == EventKind::Dropped as u32 => self.reset_dropped(&conn, event.reason),
+                k if k == EventKind::KeyLimit as u32 => self.near_limit(&conn),
                 k if k == EventKind::Unplaced as u32 => self.end_unplaced(&conn, event.reason),
                 kind => warn!("unknown message {kind} from BPF; ignoring"),
             }
@@ -420,81 +436,5 @@ impl Session {
     /// Test-only: whether what an earlier helper has left is taken for finished.
     fn skips(&self, state: State) -> bool {
         self.controls.no_interrupted && state == State::Keyed
-    }
-
-    /// Resets a connection of which one end is in the table.
-    pub(super) fn give_up(&mut self, conn: &Conn, counter: HelperCounter, why: &str) {
-        let other = self.table.other_end(conn);
-        self.maps.count(counter, 1);
-        error!("reset {}: {why}", Route(conn));
-        if is_remote(conn) {
-            self.remote.gave_up(conn, why);
-        }
-        for end in [Some(*conn), other].into_iter().flatten() {
-            self.end(&end);
-        }
-    }
-
-    /// Takes an end out of the table and ends its socket; false if that was gone.
-    fn end(&mut self, conn: &Conn) -> bool {
-        let known = self.table.forget(conn.cookie);
-        let socket = known.and_then(|(_, socket)| socket);
-        self.destroy(conn, socket.as_ref())
-    }
-
-    fn fail(&mut self, pair: &Pair<OwnedFd>, failure: &Failure) {
-        self.maps.count(failure.counter(), 1);
-        if let Some(reason) = failure.reason() {
-            self.maps.count(reason, 1);
-        }
-        error!("reset {}: {failure}", Route(&pair.client.0));
-        // The server's end first: then the client reads ECONNRESET, which programs know.
-        self.destroy(&pair.server.0, Some(&pair.server.1));
-        self.destroy(&pair.client.0, Some(&pair.client.1));
-    }
-
-    fn reset_dropped(&mut self, conn: &Conn, reason: u32) {
-        let why = match reason {
-            r if r == Drop::Unsealed as u32 => "payload from a socket without keys",
-            r if r == Drop::NotARecord as u32 => "payload that is no TLS record",
-            r if r == Drop::Gap as u32 => "payload that does not follow the last TLS record",
-            r if r == Drop::UnsealedIngress as u32 => "payload for a socket without keys",
-            r if r == Drop::Unknown as u32 => {
-                "payload between workloads from a socket older than the take-over"
-            }
-            r if r == Drop::Cut as u32 => {
-                "the end of a stream whose last bytes were announced (MSG_MORE) and never sent"
-            }
-            r if r == Drop::Ending as u32 => {
-                "a call to send to a peer that was closed or shut down before there were keys"
-            }
-            _ => "a reason unknown to this version",
-        };
-        // Each retransmission is dropped and told of again: what is gone already is old news.
-        let other = self.table.other_end(conn);
-        let mut ended = self.end(conn);
-        if is_remote(conn) {
-            self.remote.gave_up(conn, why);
-        } else if reason == Drop::Cut as u32 || reason == Drop::Ending as u32 {
-            // One that its program has closed ends without a word to its peer on older kernels.
-            ended |= self.destroy(&opposite(conn), None);
-        }
-        if let Some(other) = other {
-            self.end(&other);
-        }
-        if ended {
-            self.maps.count(HelperCounter::ResetGuard, 1);
-            error!("reset {}: the guard dropped {why}", Route(conn));
-        }
-    }
-}
-
-/// The other end of a connection, as far as this one knows it.
-fn opposite(conn: &Conn) -> Conn {
-    Conn {
-        tuple: conn.tuple.reversed(),
-        workload: conn.peer,
-        peer: conn.workload,
-        ..Conn::default()
     }
 }

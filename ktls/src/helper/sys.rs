@@ -157,6 +157,18 @@ pub(super) fn entries<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K,
     }
 }
 
+/// The same, whether it holds something or not.
+pub(super) fn storage_create<T: Pod>(
+    map: BorrowedFd<'_>,
+    socket: BorrowedFd<'_>,
+    mut value: T,
+) -> io::Result<()> {
+    const BPF_ANY: u64 = 0;
+    let key: RawFd = socket.as_raw_fd();
+    let mut attr = element(map, &key, &raw mut value, BPF_ANY);
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
 /// A reader of the iterator `program` over the descriptors of process `tgid`.
 pub(super) fn iterate_process(program: BorrowedFd<'_>, tgid: u32) -> io::Result<File> {
     // union bpf_iter_link_info, member task (include/uapi/linux/bpf.h since 6.0).
@@ -214,6 +226,25 @@ pub(super) fn namespace_of(socket: BorrowedFd<'_>) -> io::Result<File> {
         unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) }.into(),
     )?)
     .map(File::from)
+}
+
+/// Bytes that the TCP of `socket` has to send or has not had acknowledged.
+pub(super) fn unsent(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    queued(socket, libc::TIOCOUTQ)
+}
+
+/// Bytes that the TCP of `socket` has received and nobody has taken.
+pub(super) fn unread(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    queued(socket, libc::FIONREAD)
+}
+
+/// SIOCOUTQ and SIOCINQ (include/uapi/linux/sockios.h), by the names of the terminal's requests, whose numbers they
+/// have.
+fn queued(socket: BorrowedFd<'_>, request: libc::Ioctl) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: both requests write one integer to `bytes`.
+    cerr(unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut bytes) }.into())?;
+    Ok(bytes.cast_unsigned())
 }
 
 /// A handle on process `tgid`.

@@ -1,16 +1,18 @@
 //! `underseal status`: the node as the kernel shows it. The file, if there is one, is only held
 //! against it.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use underseal_abi::{Conn, Role, State as ConnState};
+use underseal_abi::{Conn, Role, State as ConnState, Usage};
 
 use super::{Comparison, Context, Error, preflight};
 use crate::config::Config;
 use crate::config::value::WorkloadName;
-use crate::kernel::bpf::maps;
+use crate::kernel::bpf::{iterate, maps};
+use crate::kernel::netns::Netns;
 use crate::kernel::{lock, observe, probe, wireguard};
-use crate::report::{Connection, Count, Ends, Report, Session, Status, Step};
+use crate::report::{Connection, Count, Ends, Report, Sent, Session, Status, Step};
 use crate::state::State;
 
 /// Runs it.
@@ -38,12 +40,13 @@ pub fn run(context: &Context<'_>) -> Result<Report, Error> {
             }
         });
     let state = observe::state(config.as_ref())?;
+    let usage = usage(&state, &mut warnings);
     Ok(Report::Status(Box::new(Status {
         helper: lock::helper()?,
         peers: sessions(&state)?,
         connections: maps::conns()?
             .values()
-            .map(|conn| connection(conn, &state))
+            .map(|conn| connection(conn, &state, usage.get(&conn.cookie)))
             .collect(),
         counters: counters()?,
         helper_counters: helper_counters()?,
@@ -79,7 +82,26 @@ fn sessions(state: &State) -> Result<Vec<Session>, Error> {
     Ok(peers.map(session).collect())
 }
 
-fn connection(conn: &Conn, state: &State) -> Connection {
+/// What keys have been used for, by socket cookie. Without it the rest is still worth to be shown.
+fn usage(state: &State, warnings: &mut Vec<String>) -> BTreeMap<u64, Usage> {
+    let mut found = BTreeMap::new();
+    if state.datapath.is_none() {
+        return found;
+    }
+    for live in state.namespaces.values().filter_map(|n| n.live.as_ref()) {
+        let of_namespace = Netns::open(live.path.as_path()).and_then(|namespace| {
+            // One that has gone meanwhile has no sockets.
+            namespace.map_or(Ok(Vec::new()), |namespace| iterate::usage(&namespace))
+        });
+        match of_namespace {
+            Ok(usage) => found.extend(usage.into_iter().map(|usage| (usage.cookie, usage))),
+            Err(error) => warnings.push(format!("{error}\n  ignoring")),
+        }
+    }
+    found
+}
+
+fn connection(conn: &Conn, state: &State, usage: Option<&Usage>) -> Connection {
     let name = |id: u32| -> Option<WorkloadName> {
         let workloads = &state.datapath.as_ref()?.workloads;
         Some(workloads.get(&id)?.name.clone())
@@ -92,7 +114,7 @@ fn connection(conn: &Conn, state: &State) -> Connection {
             "server"
         },
         state: match ConnState::from_raw(conn.state) {
-            Some(ConnState::Sealed) => "sealed",
+            Some(ConnState::Sealed | ConnState::Pausing | ConnState::Replacing) => "sealed",
             Some(ConnState::Keyed) => "keyed",
             Some(ConnState::Ending) => "ending",
             Some(ConnState::Released) => "released",
@@ -102,6 +124,11 @@ fn connection(conn: &Conn, state: &State) -> Connection {
         workload: name(conn.workload),
         peer: name(conn.peer),
         pid: conn.tgid,
+        sent: usage.map(|usage| Sent {
+            bytes: usage.bytes,
+            records: usage.records,
+            left: Some(usage.left).filter(|left| *left != u64::MAX),
+        }),
     }
 }
 

@@ -8,7 +8,9 @@ use figment::{Figment, error::Kind};
 use super::{
     Config, ConfigError, Diagnostic, Node, Peer, Policy, Seal, Source, Wireguard,
     bundle::{self, TrustBundle},
+    bytes::Bytes,
     choice::Access,
+    cipher::CipherChoice,
     network::Network,
     raw::{self, Raw},
     source::Tree,
@@ -262,6 +264,8 @@ impl Checker {
         let mode = self.or("seal.mode", raw.mode.as_deref(), "same-node");
         let cipher = self.or("seal.cipher", raw.cipher.as_deref(), "aes-128-gcm");
         let existing = self.or("seal.existing", raw.existing.as_deref(), "reset");
+        let recheck = self.or("seal.recheck", raw.recheck.as_deref(), "24h");
+        let rekey_after = self.rekey_after(raw.rekey_after.as_deref(), cipher);
         let port = raw.port.unwrap_or(51872);
         if port == 0 {
             self.fault(
@@ -274,8 +278,33 @@ impl Checker {
             cipher: cipher?,
             existing: existing?,
             close_revoked: raw.close_revoked.unwrap_or(true),
+            rekey_after: rekey_after?,
+            recheck: recheck?,
             port,
         })
+    }
+
+    /// At most half of what a key of the cipher may encrypt: the other half is left for replacing it.
+    fn rekey_after(
+        &mut self,
+        text: Option<&str>,
+        cipher: Option<CipherChoice>,
+    ) -> Option<Option<Bytes>> {
+        let Some(text) = text else {
+            return Some(None);
+        };
+        let bytes: Bytes = self.value("seal.rekey_after", text)?;
+        let most = cipher
+            .and_then(CipherChoice::most_bytes)
+            .map(|most| most / 2);
+        if let Some(most) = most.filter(|most| bytes.number() > *most) {
+            let most = Bytes::from(most);
+            self.fault(
+                "seal.rekey_after",
+                format!("a key of this cipher must be replaced after {most} at the latest"),
+            );
+        }
+        Some(Some(bytes))
     }
 
     /// Each domain has one bundle; this node's own is in the folders of its workloads.
@@ -374,6 +403,15 @@ impl Checker {
         };
         let mode = config.seal.mode;
         let needs = mode.raw().seals_between_nodes();
+        if needs && config.seal.cipher == CipherChoice::Auto {
+            self.fault(
+                "seal.cipher",
+                format!(
+                    "`auto` is this machine's own choice, and with mode `{mode}` all nodes need the same \
+                     cipher: name one"
+                ),
+            );
+        }
         let mut first: Option<usize> = None;
         for (i, peer) in config.peers.iter().enumerate() {
             let Some(address) = peer.address else {

@@ -68,6 +68,13 @@ impl Cipher {
         Self::NUMBERS[self as usize].1
     }
 
+    /// How many bytes one of its keys may encrypt; `None`: no bound.
+    #[must_use]
+    pub fn most_bytes(self) -> Option<u64> {
+        let number = u16::try_from(self.number()).ok()?;
+        underseal_ktls::Cipher::from_number(number)?.most_bytes()
+    }
+
     /// The cipher that the kernel calls `number`.
     #[must_use]
     pub fn from_number(number: u32) -> Option<Self> {

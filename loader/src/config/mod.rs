@@ -4,14 +4,17 @@
 //! Nothing here performs I/O: the caller reads the file.
 
 pub mod bundle;
+pub mod bytes;
 mod check;
 pub mod choice;
+pub mod cipher;
 mod diagnostic;
 pub mod label;
 pub mod network;
 pub mod network_policy;
 pub mod pki;
 mod raw;
+pub mod recheck;
 mod source;
 pub mod value;
 mod workload;
@@ -19,11 +22,14 @@ mod workload;
 use std::fmt;
 
 use bundle::TrustBundle;
-use choice::{Access, Cipher, Existing, Mode};
+use bytes::Bytes;
+use choice::{Access, Existing, Mode};
+use cipher::CipherChoice;
 use label::Labels;
 use network::{Address, DeviceAddress, Network, PeerEndpoint};
 use network_policy::NetworkPolicy;
 use pki::{DnsName, Pki};
+use recheck::Recheck;
 use value::{AbsolutePath, InterfaceName, Label, PublicKey, SpiffeId, TrustDomain, WorkloadName};
 
 pub use self::{
@@ -127,12 +133,16 @@ pub struct Seal {
     /// Which ones.
     pub mode: Mode,
     /// With which cipher.
-    pub cipher: Cipher,
+    pub cipher: CipherChoice,
     /// What happens to those that are open at the take-over.
     pub existing: Existing,
     /// Whether open connections end when a certificate they were made with is revoked or its CA is trusted no longer, or
     /// when a change of network policies does not allow them any more.
     pub close_revoked: bool,
+    /// After how many bytes keys are replaced; `None`: as the cipher demands.
+    pub rekey_after: Option<Bytes>,
+    /// How often the certificates of open connections are verified again.
+    pub recheck: Recheck,
     /// TCP port inside of the tunnel at which the nodes' helpers reach each other.
     pub port: u16,
 }

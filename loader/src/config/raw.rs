@@ -80,6 +80,8 @@ pub(super) struct Seal {
     pub(super) cipher: Option<String>,
     pub(super) existing: Option<String>,
     pub(super) close_revoked: Option<bool>,
+    pub(super) rekey_after: Option<String>,
+    pub(super) recheck: Option<String>,
     pub(super) port: Option<u16>,
 }
 

@@ -17,6 +17,7 @@ use super::key::{PresharedKey, PrivateKey};
 use super::netns::Netns;
 use super::wireguard::{self, PeerChange, Preshared};
 use super::{address, link, route, sysctl};
+use crate::config::bytes::Bytes;
 use crate::config::value::{AbsolutePath, Digest, InterfaceName, PublicKey};
 use crate::controls::Controls;
 use crate::execute::Edge;
@@ -252,8 +253,9 @@ fn configure(settings: &Settings) -> Result<(), Error> {
             | flag(settings.keep_existing, RawConfig::KEEP_EXISTING)
             | flag(settings.keep_revoked, RawConfig::KEEP_REVOKED),
         object: old.object,
+        rekey_after: settings.rekey_after.map_or(0, Bytes::number),
+        recheck: settings.recheck,
         policy: old.policy,
-        reserved: 0,
     })
 }
 

@@ -5,12 +5,15 @@ use std::path::Path;
 
 use underseal_abi::names::PIN_ROOT;
 use underseal_abi::{ABI_VERSION, Config as RawConfig};
+use underseal_ktls::speed;
 
 use super::bpf::{attach, maps, object, policies};
 use super::error::Error;
 use super::key::{PresharedKey as Secret, PrivateKey};
 use super::netns::Netns;
 use super::{address, link, route, sysctl, wireguard};
+use crate::config::choice::Cipher;
+use crate::config::cipher::CipherChoice;
 use crate::config::value::{AbsolutePath, Digest, InterfaceName, WorkloadName};
 use crate::config::{self, Config};
 use crate::state::{
@@ -81,8 +84,28 @@ pub fn facts(config: &Config, state: &State) -> Result<Facts, Error> {
         ids: ids
             .map(|(id, workload)| (workload.name.clone(), *id))
             .collect(),
+        cipher: cipher(config, state)?,
         namespaces: found(config, state),
     })
+}
+
+/// What `seal.cipher = "auto"` stands for: what the node has, so that it stays, or else what is measured now.
+fn cipher(config: &Config, state: &State) -> Result<Option<Cipher>, Error> {
+    if config.seal.cipher != CipherChoice::Auto {
+        return Ok(None);
+    }
+    let workloads = state.datapath.iter().flat_map(|d| d.workloads.values());
+    if let Some(cipher) = workloads.map(|workload| workload.cipher).next() {
+        return Ok(Some(cipher));
+    }
+    let fail = |error| Error::new("measure", "the kernel's TLS", std::io::Error::other(error));
+    let numbers = CipherChoice::CANDIDATES.map(|cipher| u16::try_from(cipher.number()).ok());
+    let candidates = numbers.into_iter().flatten();
+    let candidates: Vec<_> = candidates
+        .filter_map(underseal_ktls::Cipher::from_number)
+        .collect();
+    let fastest = speed::fastest(&candidates).map_err(fail)?;
+    Ok(fastest.and_then(|cipher| Cipher::from_number(cipher.number().into())))
 }
 
 fn datapath(raw: Option<&RawConfig>, config: Option<&Config>) -> Result<Datapath, Error> {
@@ -135,6 +158,8 @@ fn settings(raw: &RawConfig) -> Result<Settings, Error> {
         allow_non_tcp: raw.flags & RawConfig::ALLOW_NON_TCP != 0,
         keep_existing: raw.flags & RawConfig::KEEP_EXISTING != 0,
         keep_revoked: raw.flags & RawConfig::KEEP_REVOKED != 0,
+        rekey_after: (raw.rekey_after != 0).then(|| raw.rekey_after.into()),
+        recheck: raw.recheck,
     })
 }
 

@@ -247,11 +247,18 @@ impl fmt::Display for Words<'_, Settings> {
                 "reset"
             },
         )?;
-        f.write_str(if self.0.keep_revoked {
-            " revoked keep"
-        } else {
-            ""
-        })
+        if self.0.keep_revoked {
+            f.write_str(" revoked keep")?;
+        }
+        if let Some(bytes) = self.0.rekey_after {
+            write!(f, " rekey-after {bytes}")?;
+        }
+        match self.0.recheck {
+            0 => f.write_str(" recheck off"),
+            // What it is unless the configuration says otherwise.
+            86400 => Ok(()),
+            seconds => write!(f, " recheck {seconds}s"),
+        }
     }
 }
 

@@ -51,6 +51,7 @@ fn apply(config: &Config) {
         preshared_keys: BTreeMap::new(),
         uplinks: BTreeMap::new(),
         sendpage: true,
+        cipher: None,
         ids: BTreeMap::new(),
         namespaces: BTreeMap::new(),
     };

@@ -8,7 +8,7 @@ use underseal_abi::{Conn, Flow, Segment, Step, Verdict};
 /// # Panics
 /// A record is made up or lost.
 pub fn conns(bytes: &[u8]) {
-    let found = iterate::conns(bytes);
+    let found = iterate::whole::<Conn>(bytes);
     let whole = bytes.len().is_multiple_of(size_of::<Conn>());
     assert_eq!(
         found.map(|found| found.len()),

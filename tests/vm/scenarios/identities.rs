@@ -8,11 +8,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use underseal_vm::identities::{Authority, Identity, Validity};
 use underseal_vm::main_job::MARKER;
 use underseal_vm::site::{CONFIG, Settings, Site, identity_folder, spiffe_id};
 use underseal_vm::{Lab, Output, Process, VmOptions};
+
+use crate::session::Session;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const KILL: i32 = 9;
@@ -221,7 +223,7 @@ fn revoked_while_open<'a>(
     let revoke = |list: &str| site.vm.put(&lists, list.as_bytes(), 0o644);
     // Control: it stays open, and only new ones are refused.
     close_revoked(site, false)?;
-    let kept = Session::open(site, 7001)?;
+    let kept = Session::open(site, "shop", 7001)?;
     revoke(&authority.revoke(&[good])?)?;
     let said = site.inside("shop").try_sh(&fetch(site))?;
     ensure!(is_reset(&said), "a revoked client is let in: {said:?}");
@@ -237,7 +239,7 @@ fn revoked_while_open<'a>(
     // The same while it runs; a list that revokes somebody else does nothing.
     site.vm.sh(&format!("rm {lists}"))?;
     let other = authority.issue(&spiffe_id("shop"), Validity::Now)?;
-    let live = Session::open(site, 7002)?;
+    let live = Session::open(site, "shop", 7002)?;
     revoke(&authority.revoke(&[&other])?)?;
     site.inside("shop").sh_for(&fetch(site), PATIENCE)?;
     live.says("after")?;
@@ -265,60 +267,6 @@ fn is_told(site: &Site, least: u64) -> Result<()> {
     let line = format!("shop/cart accepts {} no longer", spiffe_id("shop"));
     ensure!(log.contains(&line), "no {line} in: {log}");
     Ok(())
-}
-
-/// A sealed connection from `shop` to `cart` that lines are sent over.
-struct Session<'a> {
-    site: &'a Site,
-    port: u16,
-    client: Process<'a>,
-}
-
-impl<'a> Session<'a> {
-    fn open(site: &'a Site, port: u16) -> Result<Self> {
-        site.inside("cart")
-            .spawn(&format!("exec nc -l {port} >/tmp/heard{port}"))?;
-        let cart = site.workload("cart");
-        cart.wait_for_port(&site.vm, port)?;
-        site.vm.sh(&format!("touch /tmp/typed{port}"))?;
-        let client = site.inside("shop").spawn(&format!(
-            "tail -n +1 -f /tmp/typed{port} | exec nc {} {port}",
-            cart.v4
-        ))?;
-        let session = Self { site, port, client };
-        session.says("before")?;
-        Ok(session)
-    }
-
-    fn says(&self, line: &str) -> Result<()> {
-        let port = self.port;
-        self.site
-            .vm
-            .sh(&format!("echo '{line}' >>/tmp/typed{port}"))?;
-        self.site.vm.wait_until(
-            &format!("grep -q '{line}' /tmp/heard{port}"),
-            PATIENCE,
-            line,
-        )
-    }
-
-    /// It has been ended; neither end has a socket of it.
-    fn ends(&self) -> Result<()> {
-        let port = self.port;
-        self.site.inside("cart").wait_until(
-            &format!("test -z \"$(ss -Htn state established '( sport = :{port} )')\""),
-            PATIENCE,
-            "the end of a connection whose client is revoked",
-        )?;
-        self.site.inside("shop").wait_until(
-            &format!("test -z \"$(ss -Htn state established '( dport = :{port} )')\""),
-            PATIENCE,
-            "the end of it at the client",
-        )?;
-        // tail goes when it writes next.
-        self.site.vm.sh(&format!("echo end >>/tmp/typed{port}"))?;
-        self.client.signal(KILL).context("the client")
-    }
 }
 
 fn stop(helper: &Process<'_>) -> Result<()> {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use underseal_vm::{LINES, Scenario, matrix};
 
 mod apply_lock;
+mod auto_cipher;
 mod controls;
 mod eager;
 mod faults;
@@ -18,6 +19,7 @@ mod host_network;
 mod identities;
 mod interop;
 mod judge;
+mod key_limit;
 mod lifecycle;
 mod main_job;
 mod modes;
@@ -33,7 +35,10 @@ mod real_jobs;
 mod real_programs;
 mod real_restarts;
 mod real_servers;
+mod recheck;
 mod refused;
+mod rekey;
+mod session;
 mod shapes;
 mod smoke;
 mod strict;
@@ -81,6 +86,10 @@ const ALL: &[Scenario] = &[
     in_turn(&["7.3"], one("faults_attacker", faults_attacker::run)),
     in_turn(&["6.12"], one("faults_life", faults_life::run)),
     in_turn(&["7.3"], one("faults_stops", faults_stops::run)),
+    proven(&[], one("key_limit", key_limit::run)),
+    proven(&[], one("rekey", rekey::run)),
+    proven(&[], one("recheck", recheck::run)),
+    proven(&[], one("auto_cipher", auto_cipher::run)),
     proven(&[], one("faults_storm", faults_storm::run)),
     proven(&[], one("faults_scarce", faults_storm::scarce)),
 ];

@@ -23,6 +23,10 @@ pub struct Settings {
     pub mode: &'static str,
     /// `seal.cipher`.
     pub cipher: &'static str,
+    /// `seal.rekey_after`.
+    pub rekey_after: Option<&'static str>,
+    /// `seal.recheck`.
+    pub recheck: Option<&'static str>,
     /// `seal.existing`.
     pub existing: &'static str,
     /// `policy.outside`.
@@ -55,6 +59,8 @@ impl Default for Settings {
         Self {
             mode: "same-node",
             cipher: "aes-128-gcm",
+            rekey_after: None,
+            recheck: None,
             existing: "reset",
             outside: "allow",
             non_tcp: "deny",
@@ -280,6 +286,12 @@ impl Site {
             networks(self.node),
             if has_uplink { "\"eth0\"" } else { "" },
         );
+        if let Some(span) = settings.recheck {
+            toml = toml.replace("[seal]\n", &format!("[seal]\nrecheck = \"{span}\"\n"));
+        }
+        if let Some(bytes) = settings.rekey_after {
+            toml = toml.replace("[seal]\n", &format!("[seal]\nrekey_after = \"{bytes}\"\n"));
+        }
         if has_uplink {
             toml.push_str("\n[wireguard]\n");
         }

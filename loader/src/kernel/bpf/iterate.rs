@@ -5,9 +5,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 
+use aya::Pod;
 use aya_obj::generated::bpf_attach_type::BPF_TRACE_ITER;
-use underseal_abi::Conn;
-use underseal_abi::names::{ITER_LET_GO, ITER_TAKE_OVER, PROGS};
+use underseal_abi::names::{ITER_LET_GO, ITER_TAKE_OVER, ITER_USAGE, PROGS};
+use underseal_abi::{Conn, Usage};
 
 use super::{pin, sys};
 use crate::kernel::error::Error;
@@ -33,8 +34,16 @@ pub fn let_go(namespace: &Netns) -> Result<Vec<Conn>, Error> {
     namespace.run(|| run(ITER_LET_GO))?
 }
 
+/// What the keys of the sealed sockets of a namespace have been used for.
+///
+/// # Errors
+/// As [`take_over`].
+pub fn usage(namespace: &Netns) -> Result<Vec<Usage>, Error> {
+    namespace.run(|| run(ITER_USAGE))?
+}
+
 /// Runs a pinned iterator in the namespace of the calling thread.
-fn run(name: &str) -> Result<Vec<Conn>, Error> {
+fn run<T: Pod>(name: &str) -> Result<Vec<T>, Error> {
     let fail = |source| Error::new("run iterator", name, source);
     let program = pin::open(&pin::path(PROGS, name))?
         .ok_or_else(|| fail(io::Error::other("it is not loaded")))?;
@@ -42,13 +51,13 @@ fn run(name: &str) -> Result<Vec<Conn>, Error> {
     let mut found = Vec::new();
     let mut records = File::from(sys::create_iterator(link.as_fd()).map_err(fail)?);
     records.read_to_end(&mut found).map_err(fail)?;
-    conns(&found).ok_or_else(|| fail(io::Error::other("its last record is cut off")))
+    whole(&found).ok_or_else(|| fail(io::Error::other("its last record is cut off")))
 }
 
 /// The records that an iterator has written; `None` if the last one is cut off.
 #[must_use]
-pub fn conns(bytes: &[u8]) -> Option<Vec<Conn>> {
-    let records = bytes.chunks_exact(size_of::<Conn>());
+pub fn whole<T: Pod>(bytes: &[u8]) -> Option<Vec<T>> {
+    let records = bytes.chunks_exact(size_of::<T>());
     records
         .remainder()
         .is_empty()
@@ -63,9 +72,9 @@ mod tests {
     fn records_are_whole() {
         let mut bytes = vec![0; 2 * size_of::<Conn>()];
         bytes[size_of::<Conn>()..][..8].copy_from_slice(&7_u64.to_ne_bytes());
-        let found = conns(&bytes).unwrap();
+        let found = whole::<Conn>(&bytes).unwrap();
         assert_eq!(found.iter().map(|c| c.cookie).collect::<Vec<_>>(), [0, 7]);
-        assert_eq!(conns(&bytes[1..]), None);
-        assert_eq!(conns(&[]), Some(vec![]));
+        assert_eq!(whole::<Conn>(&bytes[1..]), None);
+        assert_eq!(whole::<Conn>(&[]), Some(vec![]));
     }
 }

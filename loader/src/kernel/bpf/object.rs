@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 use underseal_abi::ABI_VERSION;
 use underseal_abi::names::{
-    ALL_MAPS, ITER_LET_GO, ITER_STRANDED, ITER_TAKE_OVER, ITER_TASK_FILE, MAPS, PROGS,
+    ALL_MAPS, ITER_LET_GO, ITER_STRANDED, ITER_TAKE_OVER, ITER_TASK_FILE, ITER_USAGE, MAPS, PROGS,
 };
 
 use super::{attach, maps, offsets, pin};
@@ -100,7 +100,13 @@ impl Loaded {
         for (name, program) in loaded.ebpf.programs_mut() {
             load_program(name, program, &btf)?;
         }
-        for name in [ITER_TASK_FILE, ITER_TAKE_OVER, ITER_LET_GO, ITER_STRANDED] {
+        for name in [
+            ITER_TASK_FILE,
+            ITER_TAKE_OVER,
+            ITER_LET_GO,
+            ITER_STRANDED,
+            ITER_USAGE,
+        ] {
             pin::replace(loaded.program(name)?, &pin::path(PROGS, name))?;
         }
         Ok(loaded)

@@ -1,4 +1,4 @@
-//! `underseal` with defences left out, `UNDERSEAL_WITHOUT=hold,guard`, with small maps, `UNDERSEAL_ROOM=CONNS:8`, or killed when
+//! `underseal` with defences left out, `UNDERSEAL_WITHOUT=hold,guard,record,limit`, with small maps, `UNDERSEAL_ROOM=CONNS:8`, or killed when
 //! some steps are done, `UNDERSEAL_STEPS=3`. For the scenarios `controls`, `preempt` and `faults_*` alone.
 
 use std::process::ExitCode;
@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         no_hold: is_out("hold"),
         no_guard: is_out("guard"),
         no_record: is_out("record"),
+        no_limit: is_out("limit"),
         conns: room_of("CONNS"),
         sleepers: room_of("SLEEPERS"),
         netns: room_of("NETNS"),

@@ -1,4 +1,4 @@
-//! `underseal-handshake` with steps left out, `UNDERSEAL_WITHOUT=restart,interrupted,send_buffer`, or that
+//! `underseal-handshake` with steps left out, `UNDERSEAL_WITHOUT=restart,interrupted,send_buffer,rekey`, or that
 //! stops at one, `UNDERSEAL_STOP=key:3`. For the scenarios alone, as controls.
 
 use std::process::ExitCode;
@@ -14,6 +14,7 @@ fn main() -> ExitCode {
         no_restart: is_out("restart"),
         no_interrupted: is_out("interrupted"),
         no_send_buffer: is_out("send_buffer"),
+        no_rekey: is_out("rekey"),
         stop,
     })
 }

@@ -1,0 +1,261 @@
+//! Which connections get new keys, and when: what a session does about [`super::rekey`].
+
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result};
+use tracing::{debug, info, warn};
+use underseal_abi::{Conn, HelperCounter, Role, State};
+
+use super::{
+    discover,
+    handover::{self, Failure},
+    names::Route,
+    refusal,
+    rekey::{MOST, Rekey, Sender, Turn},
+    session::Session,
+    table::{Pair, is_remote},
+};
+use crate::{
+    Cipher,
+    sys::{Way, cipher_of},
+};
+
+/// The longest time between two looks whose certificates are due.
+const RARELY: Duration = Duration::from_secs(3600);
+
+/// Connections on their way to new keys.
+pub(super) struct Rekeys {
+    /// Ends whose connections are to get other keys, or to be verified again.
+    waiting: VecDeque<Conn>,
+    under_way: Vec<Rekey>,
+    /// Whether this kernel replaces keys, as far as is known: the first connection tries.
+    able: bool,
+    /// When to look next whose certificates are to be verified again.
+    look: Instant,
+}
+
+impl Rekeys {
+    pub(super) fn new() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            under_way: Vec::new(),
+            able: true,
+            look: Instant::now(),
+        }
+    }
+
+    /// The configuration may have changed.
+    pub(super) fn ask(&mut self) {
+        self.look = Instant::now();
+    }
+
+    /// When there is something to do next, apart from [`Rekeys::next_look`].
+    pub(super) fn next_due(&self, now: Instant) -> Option<Duration> {
+        let due = self.under_way.iter().map(Rekey::due);
+        let first = (self.under_way.len() < MOST && !self.waiting.is_empty()).then_some(now);
+        let next = due.chain(first).min()?;
+        Some(next.saturating_duration_since(now))
+    }
+
+    /// When to look next for connections whose certificates are due.
+    pub(super) fn next_look(&self, now: Instant) -> Duration {
+        self.look.saturating_duration_since(now)
+    }
+
+    /// A socket has been closed.
+    pub(super) fn closed(&mut self, cookie: u64) {
+        self.waiting.retain(|conn| conn.cookie != cookie);
+        self.under_way.retain(|rekey| !rekey.has(cookie));
+    }
+
+    fn has(&self, cookie: u64) -> bool {
+        self.waiting.iter().any(|conn| conn.cookie == cookie)
+            || self.under_way.iter().any(|rekey| rekey.has(cookie))
+    }
+}
+
+impl Session {
+    /// An end has sent so much that it should get another key. One whose other end is on another node goes on to the
+    /// hard limit, and so do all on a kernel that does not replace keys.
+    pub(super) fn near_limit(&mut self, conn: &Conn) {
+        let possible = self.rekeys.able && !self.controls.no_rekey && !is_remote(conn);
+        if possible && !self.rekeys.has(conn.cookie) {
+            self.rekeys.waiting.push_back(*conn);
+        }
+    }
+
+    /// Queues the connections whose certificates were verified longer ago than is configured. They get new keys, if the
+    /// kernel replaces any: the handshake for these is what verifies.
+    pub(super) fn recheck(&mut self, now: Instant) {
+        if now < self.rekeys.look {
+            return;
+        }
+        let Some(every) = self.maps.recheck() else {
+            self.rekeys.look = now + RARELY;
+            return;
+        };
+        // So often that it is late by a small part of the interval.
+        self.rekeys.look = now + (every / 24).clamp(Duration::from_secs(1), RARELY);
+        let since_epoch = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        for (cookie, seal) in self.maps.seals() {
+            if since_epoch.saturating_sub(Duration::from_secs(seal.at)) < every {
+                continue;
+            }
+            // The client's end stands for both.
+            let conn = self.maps.conn(cookie);
+            if let Some(conn) = conn.filter(|conn| conn.role == Role::Client as u32)
+                && conn.state == State::Sealed as u32
+                && !self.rekeys.has(cookie)
+            {
+                self.rekeys.waiting.push_back(conn);
+            }
+        }
+    }
+
+    /// Goes on with all connections that get new keys.
+    pub(super) fn rekey(&mut self, now: Instant) {
+        while self.rekeys.under_way.len() < MOST
+            && let Some(conn) = self.rekeys.waiting.pop_front()
+        {
+            self.begin_rekey(&conn, now);
+        }
+        for mut rekey in std::mem::take(&mut self.rekeys.under_way) {
+            if rekey.due() > now {
+                self.rekeys.under_way.push(rekey);
+                continue;
+            }
+            match rekey.turn(&mut self.maps, now, &self.controls) {
+                Ok(Turn::Wait) => self.rekeys.under_way.push(rekey),
+                Ok(Turn::Done) => debug!("rekeyed {}", Route(&rekey.pair.client.0)),
+                Ok(Turn::Unable) => self.unable(),
+                Err(failure) => self.fail(&rekey.pair, &failure),
+            }
+        }
+    }
+
+    /// Lets everybody go on who is held for a new key: this process ends, or its maps are gone.
+    pub(super) fn stop_rekeys(&mut self) {
+        self.rekeys.waiting.clear();
+        for mut rekey in std::mem::take(&mut self.rekeys.under_way) {
+            if let Err(failure) = rekey.stop(&mut self.maps) {
+                self.fail(&rekey.pair, &failure);
+            }
+        }
+    }
+
+    /// Sees to what an earlier helper has left: who was held only is let go, and where keys may have been replaced in
+    /// part the connection is reset.
+    ///
+    /// # Errors
+    /// The table of connections cannot be read.
+    pub(super) fn resume_rekeys(&mut self) -> Result<()> {
+        let paused = self
+            .maps
+            .paused()
+            .context("cannot read the table of connections")?;
+        let found = discover::now(&self.maps, &paused);
+        for (conn, found) in paused.iter().zip(found) {
+            let state = match &found {
+                Ok(Some(socket)) => self.maps.state(socket.as_fd()).ok().flatten(),
+                _ => None,
+            };
+            let released = match (&found, state) {
+                (Ok(Some(socket)), Some(State::Pausing | State::Sealed)) => {
+                    handover::release_end(&mut self.maps, conn, socket.as_fd()).is_ok()
+                }
+                _ => false,
+            };
+            if !released {
+                let why = "an earlier helper ended while its keys were being replaced";
+                self.give_up_both(conn, HelperCounter::ResetInterrupted, why);
+            }
+        }
+        Ok(())
+    }
+
+    fn unable(&mut self) {
+        if std::mem::replace(&mut self.rekeys.able, false) {
+            info!(
+                "this kernel does not replace the keys of open connections: they are reset at twice \
+                 seal.rekey_after"
+            );
+        }
+    }
+
+    fn begin_rekey(&mut self, conn: &Conn, now: Instant) {
+        let pair = match self.both_ends(conn) {
+            Ok(Some(pair)) => pair,
+            // The guard tells again.
+            Ok(None) => return,
+            Err(error) => return self.upkeep.short_of(&error, now),
+        };
+        match self.new_keys(&pair) {
+            Ok(_) if !self.rekeys.able || self.controls.no_rekey => {}
+            Ok(keys) => {
+                let first = if conn.role == Role::Client as u32 {
+                    Sender::Client
+                } else {
+                    Sender::Server
+                };
+                let rekey = Rekey::new(pair, keys, first, now);
+                self.rekeys.under_way.push(rekey);
+            }
+            Err(error) if refusal::is_final(&error) => {
+                self.maps.count(HelperCounter::RefusedRecheck, 1);
+                self.fail(&pair, &Failure::Refused(error));
+            }
+            Err(error) => warn!("no new keys for {}: {error:#}", Route(conn)),
+        }
+    }
+
+    /// A handshake with the identities of now, and the cipher that the connection has: the kernel takes no other.
+    fn new_keys(&mut self, pair: &Pair<OwnedFd>) -> Result<crate::memory::Keys> {
+        let (client, server) = (&pair.client.0, &pair.server.0);
+        let number = cipher_of(pair.client.1.as_fd(), Way::Send).context("its cipher")?;
+        let cipher = Cipher::from_number(number).context("its cipher is unknown")?;
+        let made = self.peers.fresh(&self.maps, client, cipher)?;
+        self.maps.note_seal(client, made.server.chain())?;
+        self.maps.note_seal(server, made.client.chain())?;
+        self.maps.count(HelperCounter::Rechecked, 1);
+        Ok(made.keys)
+    }
+
+    /// Both sockets of the sealed connection of `conn`; `None` if it is not one any more.
+    fn both_ends(&self, conn: &Conn) -> io::Result<Option<Pair<OwnedFd>>> {
+        let Some(other) = self.maps.opposite(conn)? else {
+            return Ok(None);
+        };
+        let mut sockets = Vec::new();
+        for found in discover::now(&self.maps, &[*conn, other]) {
+            let Some(socket) = found? else {
+                return Ok(None);
+            };
+            if self.maps.state(socket.as_fd())? != Some(State::Sealed) {
+                return Ok(None);
+            }
+            sockets.push(socket);
+        }
+        let (Some(others), Some(own)) = (sockets.pop(), sockets.pop()) else {
+            return Ok(None);
+        };
+        let (own, other) = ((*conn, own), (other, others));
+        Ok(Some(if conn.role == Role::Client as u32 {
+            Pair {
+                client: own,
+                server: other,
+            }
+        } else {
+            Pair {
+                client: other,
+                server: own,
+            }
+        }))
+    }
+}
