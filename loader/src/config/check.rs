@@ -128,6 +128,7 @@ impl Checker {
         let seal = self.seal(&raw.seal);
         let policy = self.policy(&raw.policy);
         let pki = self.pki(&raw.pki);
+        let spire = raw.spire.as_ref().map(|spire| self.spire(spire));
         let domain = raw.node.trust_domain.as_str();
         let peers: Vec<_> = raw
             .peer
@@ -156,6 +157,10 @@ impl Checker {
             seal: seal?,
             policy: policy?,
             pki: pki?,
+            spire: match spire {
+                None => None,
+                Some(spire) => Some(spire?),
+            },
             workloads: workloads.into_iter().collect::<Option<_>>()?,
         };
         self.networks(&config);
@@ -163,6 +168,7 @@ impl Checker {
         self.helpers(&config);
         self.devices(&config);
         self.workloads(&config);
+        self.agent(&config);
         Some(config)
     }
 
@@ -269,7 +275,7 @@ impl Checker {
             let at = format!("trust_bundle.{i}");
             let domain: Option<TrustDomain> =
                 self.value(format!("{at}.trust_domain"), &raw.trust_domain);
-            let file = self.value(format!("{at}.file"), &raw.file);
+            let file = self.bundle_file(&at, raw);
             let (Some(trust_domain), Some(file)) = (domain, file) else {
                 continue;
             };
@@ -282,7 +288,11 @@ impl Checker {
                 );
                 self.fault(format!("{at}.trust_domain"), why);
             }
-            bundles.push(TrustBundle { trust_domain, file });
+            bundles.push(TrustBundle {
+                trust_domain,
+                file,
+                spire: raw.spire,
+            });
         }
         bundles
     }
@@ -333,6 +343,7 @@ impl Checker {
             interface: interface?,
             addresses,
             identity: identity?,
+            spire: raw.spire,
             dns_names,
         })
     }

@@ -11,6 +11,7 @@ pub mod network;
 pub mod pki;
 mod raw;
 mod source;
+pub mod spire;
 pub mod value;
 
 use std::fmt;
@@ -19,6 +20,7 @@ use bundle::TrustBundle;
 use choice::{Access, Cipher, Existing, Mode};
 use network::{Address, DeviceAddress, Network, PeerEndpoint};
 use pki::{DnsName, Pki};
+use spire::Spire;
 use value::{AbsolutePath, InterfaceName, Label, PublicKey, SpiffeId, TrustDomain, WorkloadName};
 
 pub use self::{
@@ -41,6 +43,8 @@ pub struct Config {
     pub policy: Policy,
     /// How this node's own CA works.
     pub pki: Pki,
+    /// The SPIRE agent of this node; `None` if there is no section.
+    pub spire: Option<Spire>,
     /// The workloads of this node, in the file's order.
     pub workloads: Vec<Workload>,
     /// Whom workloads of other trust domains are verified against.
@@ -136,6 +140,8 @@ pub struct Workload {
     pub addresses: Vec<Address>,
     /// Folder with its certificate, key and CA.
     pub identity: AbsolutePath,
+    /// Whether `underseal-spire` fills the folder with what the SPIRE agent gives.
+    pub spire: bool,
     /// Its DNS names.
     pub dns_names: Vec<DnsName>,
 }
