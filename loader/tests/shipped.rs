@@ -52,7 +52,7 @@ fn systemd_would_find_a_mistake() {
 #[test]
 fn sandboxes_are_tight() {
     let root = root_with_units(|_, text| text);
-    for (unit, limit) in UNITS.iter().zip(["31", "35", "15", "20"]) {
+    for (unit, limit) in UNITS.iter().zip(["31", "35", "15", "15"]) {
         let mut analyze = tool("systemd-analyze", "systemd");
         analyze.args([
             "security",
