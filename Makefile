@@ -5,7 +5,7 @@ SHELL := /bin/bash
 export KERNELS ?= 6.1,6.12,7.3
 PREFIX ?= /usr
 UNITS ?= /usr/lib/systemd/system
-PRODUCT := underseal underseal-handshake
+PRODUCT := underseal underseal-handshake underseal-spire
 # Twins of the two with defences left out, for the scenario that shows what those are good for.
 CONTROLS := underseal-controls underseal-handshake-controls
 say = @printf '\n==> %s\n'

@@ -54,6 +54,11 @@ in
       has made one. Folders outside of /var/lib/underseal need ReadWritePaths of
       underseal-pki.service'';
 
+    spire.enable = lib.mkEnableOption ''
+      underseal-spire, which keeps the identities that a SPIRE agent has for workloads with
+      `spire = true` in their folders. Folders outside of /var/lib/underseal need ReadWritePaths of
+      underseal-spire.service'';
+
     settings = mkOption {
       description = "The configuration, as in examples/underseal.toml.";
       type = section {
@@ -130,12 +135,17 @@ in
           ]) "p256" "Of what kind new keys are.";
         }) { } "The built-in CA.";
 
+        spire = optional (types.nullOr (section {
+          socket = option types.str "The Workload API of the node's SPIRE agent, a unix socket.";
+        })) null "The SPIRE agent, for workloads and trust bundles with `spire = true`.";
+
         workload = optional (types.listOf (section {
           name = option types.str "Its name.";
           namespace = optional types.str "default" "The namespace that its SPIFFE ID names.";
           netns = option types.str "Path of its network namespace.";
           interface = optional types.str "eth0" "Its own end of a veth pair.";
           addresses = option strings "Its addresses, out of the node's networks.";
+          spire = optional types.bool false "Whether its certificate comes from the SPIRE agent.";
         })) [ ] "The workloads of this node.";
 
         network_policy = optional (types.listOf (section {
@@ -145,6 +155,7 @@ in
         trust_bundle = optional (types.listOf (section {
           trust_domain = option types.str "Another trust domain.";
           file = option types.str "Path of its CAs' certificates, PEM.";
+          spire = optional types.bool false "Whether the SPIRE agent says which ones they are.";
         })) [ ] "Whom workloads of other trust domains are verified against.";
       };
     };
@@ -194,6 +205,7 @@ in
       reloadTriggers = [ file ];
     };
     systemd.services.underseal-handshake.wantedBy = [ "multi-user.target" ];
+    systemd.services.underseal-spire.wantedBy = lib.optional cfg.spire.enable "multi-user.target";
     systemd.timers = lib.mkIf cfg.pki.enable {
       underseal-pki.wantedBy = [ "timers.target" ];
     };

@@ -73,6 +73,7 @@ rustPlatform.buildRustPackage {
   cargoBuildFlags = [
     "--package=underseal"
     "--package=underseal-ktls"
+    "--package=underseal-spire"
   ];
   # The library and the pure core; what needs a kernel is tested in virtual machines.
   cargoTestFlags = [

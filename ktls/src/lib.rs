@@ -42,5 +42,5 @@ pub use spiffe::{SpiffeId, SpiffeIdError};
 pub use store::IdentityStore;
 pub use svid::{Svid, SvidError};
 pub use sys::{cookie, set_notsent_lowat};
-pub use trust::Trust;
+pub use trust::{Trust, check_bundle};
 pub use verify::{PeerVerifier, Refusal};

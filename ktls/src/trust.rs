@@ -174,6 +174,16 @@ impl Trust {
     }
 }
 
+/// Whether these certificates, DER, can be the bundle of a trust domain.
+///
+/// # Errors
+/// The reason why not.
+pub fn check_bundle(domain: &str, certificates: &[&[u8]]) -> Result<(), String> {
+    let certificates = certificates.iter();
+    let certificates = certificates.map(|der| CertificateDer::from(der.to_vec()));
+    Trust::new(domain, certificates.collect()).map(drop)
+}
+
 fn revocation<'a>(
     known: &'a [&'a CertRevocationList<'a>],
     lists: Lists,

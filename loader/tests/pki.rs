@@ -107,6 +107,11 @@ impl Node {
         fs::read_to_string(self.at(name).join("tls.key")).unwrap()
     }
 
+    fn files(&self, name: &str) -> [String; 4] {
+        let names = ["tls.crt", "tls.key", "ca.crt", "ca.crl"];
+        names.map(|file| fs::read_to_string(self.at(name).join(file)).unwrap())
+    }
+
     fn count(&self, name: &str, file: &str) -> usize {
         let text = fs::read_to_string(self.at(name).join(file)).unwrap();
         text.matches("-----BEGIN").count()
@@ -269,9 +274,12 @@ fn a_renewal_that_fails_fails_alone() {
     assert_ne!(node.key("web"), web);
     node.refused(&["issue", "shop/cart"], "shop/cart was left as it was");
     assert_eq!(node.key("cart"), cart);
-    // And one that has lost a file.
+    // A lost list comes back; a lost key is nothing to guess about.
     fs::remove_file(node.at("web/..data/ca.crl")).unwrap();
-    node.refused(&["renew"], "ca.crl: it is missing");
+    node.refused(&["renew"], "shop/cart was left as it was");
+    assert_eq!(node.count("web", "ca.crl"), 1);
+    fs::remove_file(node.at("web/..data/tls.key")).unwrap();
+    node.refused(&["renew"], "tls.key: it is missing");
 }
 
 #[test]
@@ -520,4 +528,30 @@ fn the_configuration_is_checked() {
             .contains("must be `p256` or `ed25519`")
     );
     assert_eq!(node.run(&["issue", "--key", "rsa"]).0, 2);
+}
+
+/// Neither certificates nor trust: the folder's contents are the agent's.
+#[test]
+fn workloads_of_spire_are_left_alone() {
+    let node = Node::with_ca("");
+    let before = node.files("cart");
+    let text = fs::read_to_string(node.at("c.toml")).unwrap();
+    let cart = format!("identity = \"{}\"\n", node.at("cart").display());
+    let spire = "[spire]\nsocket = \"/run/agent.sock\"\n";
+    let text = text.replace(&cart, &format!("{cart}spire = true\n"));
+    fs::write(
+        node.at("c.toml"),
+        text.replace("[pki]", &format!("{spire}[pki]")),
+    )
+    .unwrap();
+    let web = node.files("web");
+    node.good(&["issue"]);
+    node.good(&["revoke", "shop/web"]);
+    node.good(&["rekey"]);
+    assert_ne!(node.files("web"), web);
+    assert_eq!(node.files("cart"), before);
+    node.refused(
+        &["issue", "shop/cart"],
+        "has its identity from the SPIRE agent",
+    );
 }

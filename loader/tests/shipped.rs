@@ -14,10 +14,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use underseal::config::{Config, Format, Source};
 
-const UNITS: [&str; 4] = [
+const UNITS: [&str; 5] = [
     "underseal.service",
     "underseal-handshake.service",
     "underseal-pki.service",
+    "underseal-spire.service",
     "underseal-pki.timer",
 ];
 
@@ -51,7 +52,7 @@ fn systemd_would_find_a_mistake() {
 #[test]
 fn sandboxes_are_tight() {
     let root = root_with_units(|_, text| text);
-    for (unit, limit) in UNITS.iter().zip(["31", "35", "15"]) {
+    for (unit, limit) in UNITS.iter().zip(["31", "35", "15", "15"]) {
         let mut analyze = tool("systemd-analyze", "systemd");
         analyze.args([
             "security",
@@ -150,6 +151,10 @@ fn module_configures_the_rest_of_nixos() {
     );
     assert_eq!(module["checks"], json!([check]));
     assert_eq!(module["ports"], json!({"example": [51871], "least": []}));
+    let spire = |value: &Value| value["underseal-spire"]["wantedBy"].clone();
+    let wanted = json!(["multi-user.target"]);
+    assert_eq!(spire(&module["spire"]), wanted);
+    assert_eq!(spire(&module["services"]), json!([]));
     let timer = json!({"underseal-pki": {"wantedBy": ["timers.target"]}});
     assert_eq!(module["timers"], json!({"on": timer, "off": {}}));
     assert_eq!(module["off"], json!({"etc": {}, "systemPackages": []}));
@@ -210,6 +215,7 @@ fn architecture_names_every_file() {
         "ktls/src",
         "loader/src",
         "tests/fuzz/src",
+        "loader/spire/src",
         "tests/model/src",
     ];
     let all = crates
@@ -241,7 +247,7 @@ fn root_with_units(change: impl Fn(&str, String) -> String) -> TempDir {
         let text = fs::read_to_string(top().join("systemd").join(unit)).unwrap();
         fs::write(at("etc/systemd/system").join(unit), change(unit, text)).unwrap();
     }
-    for program in ["underseal", "underseal-handshake"] {
+    for program in ["underseal", "underseal-handshake", "underseal-spire"] {
         let path = at("usr/bin").join(program);
         fs::write(&path, "#!/bin/sh\n").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();

@@ -93,6 +93,7 @@ let
           persistent_keepalive = 25;
         }
       ];
+      spire.socket = "/run/spire/agent.sock";
       workload = [
         {
           name = "cart";
@@ -147,6 +148,7 @@ in
   off = (evaluate { } (least // { enable = false; })).environment;
   checks = (evaluate { } example).system.checks;
   services = (evaluate { } example).systemd.services;
+  spire = (evaluate { } (least // { spire.enable = true; })).systemd.services;
   timers = {
     on = (evaluate { } (least // { pki.enable = true; })).systemd.timers;
     off = (evaluate { } least).systemd.timers;

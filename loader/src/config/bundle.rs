@@ -8,7 +8,9 @@ use serde::Deserialize;
 #[serde(deny_unknown_fields)]
 pub(super) struct Raw {
     pub(super) trust_domain: String,
-    pub(super) file: String,
+    pub(super) file: Option<String>,
+    #[serde(default)]
+    pub(super) spire: bool,
 }
 
 /// Whom workloads of another trust domain are verified against.
@@ -18,4 +20,6 @@ pub struct TrustBundle {
     pub trust_domain: TrustDomain,
     /// Its certificates, PEM.
     pub file: AbsolutePath,
+    /// Whether the SPIRE agent says which ones: then `underseal-spire` writes the file.
+    pub spire: bool,
 }

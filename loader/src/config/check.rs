@@ -130,6 +130,7 @@ impl Checker {
         let seal = self.seal(&raw.seal);
         let policy = self.policy(&raw.policy);
         let pki = self.pki(&raw.pki);
+        let spire = raw.spire.as_ref().map(|spire| self.spire(spire));
         let domain = raw.node.trust_domain.as_str();
         let peers: Vec<_> = raw
             .peer
@@ -159,6 +160,10 @@ impl Checker {
             seal: seal?,
             policy: policy?,
             pki: pki?,
+            spire: match spire {
+                None => None,
+                Some(spire) => Some(spire?),
+            },
             workloads: workloads.into_iter().collect::<Option<_>>()?,
             network_policies,
         };
@@ -174,6 +179,7 @@ impl Checker {
         {
             self.fault("network_policy", why);
         }
+        self.agent(&config);
         Some(config)
     }
 
@@ -314,7 +320,7 @@ impl Checker {
             let at = format!("trust_bundle.{i}");
             let domain: Option<TrustDomain> =
                 self.value(format!("{at}.trust_domain"), &raw.trust_domain);
-            let file = self.value(format!("{at}.file"), &raw.file);
+            let file = self.bundle_file(&at, raw);
             let (Some(trust_domain), Some(file)) = (domain, file) else {
                 continue;
             };
@@ -327,7 +333,11 @@ impl Checker {
                 );
                 self.fault(format!("{at}.trust_domain"), why);
             }
-            bundles.push(TrustBundle { trust_domain, file });
+            bundles.push(TrustBundle {
+                trust_domain,
+                file,
+                spire: raw.spire,
+            });
         }
         bundles
     }

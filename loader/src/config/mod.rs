@@ -16,6 +16,7 @@ pub mod pki;
 mod raw;
 pub mod recheck;
 mod source;
+pub mod spire;
 pub mod value;
 mod workload;
 
@@ -30,6 +31,7 @@ use network::{Address, DeviceAddress, Network, PeerEndpoint};
 use network_policy::NetworkPolicy;
 use pki::{DnsName, Pki};
 use recheck::Recheck;
+use spire::Spire;
 use value::{AbsolutePath, InterfaceName, Label, PublicKey, SpiffeId, TrustDomain, WorkloadName};
 
 pub use self::{
@@ -52,6 +54,8 @@ pub struct Config {
     pub policy: Policy,
     /// How this node's own CA works.
     pub pki: Pki,
+    /// The SPIRE agent of this node; `None` if there is no section.
+    pub spire: Option<Spire>,
     /// The workloads of this node, in the file's order.
     pub workloads: Vec<Workload>,
     /// Whom workloads of other trust domains are verified against.
@@ -171,6 +175,8 @@ pub struct Workload {
     pub addresses: Vec<Address>,
     /// Folder with its certificate, key and CA.
     pub identity: AbsolutePath,
+    /// Whether `underseal-spire` fills the folder with what the SPIRE agent gives.
+    pub spire: bool,
     /// Its DNS names.
     pub dns_names: Vec<DnsName>,
     /// Its labels, also those that all workloads have.

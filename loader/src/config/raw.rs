@@ -16,6 +16,7 @@ pub(super) struct Raw {
     pub(super) policy: Policy,
     #[serde(default)]
     pub(super) pki: super::pki::Raw,
+    pub(super) spire: Option<super::spire::Raw>,
     #[serde(default)]
     pub(super) workload: Vec<Workload>,
     #[serde(default)]
@@ -102,6 +103,8 @@ pub(super) struct Workload {
     pub(super) interface: Option<String>,
     pub(super) addresses: Vec<String>,
     pub(super) identity: Option<String>,
+    #[serde(default)]
+    pub(super) spire: bool,
     #[serde(default)]
     pub(super) labels: super::label::Labels,
     #[serde(default)]

@@ -58,6 +58,7 @@ impl Checker {
             interface: interface?,
             addresses,
             identity: identity?,
+            spire: raw.spire,
             dns_names,
             labels,
         })

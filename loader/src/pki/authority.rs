@@ -50,7 +50,7 @@ pub struct Lock {
 pub struct Bundle {
     /// `ca.crt`
     pub certificates: String,
-    /// `ca.crl`
+    /// `ca.crl`; empty: there is none.
     pub lists: String,
 }
 

@@ -10,12 +10,15 @@ use std::{
 use super::Error;
 
 /// For keys.
-pub(super) const SECRET: u32 = 0o600;
+pub const SECRET: u32 = 0o600;
 /// For everything else.
-pub(super) const PUBLIC: u32 = 0o644;
+pub const PUBLIC: u32 = 0o644;
 
 /// Puts a file in the place of whatever is there, in one step.
-pub(super) fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
+///
+/// # Errors
+/// It cannot be written; then what was there is there.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
     let write = || -> io::Result<()> {
         // The parent of a bare name is empty, which no system call takes for the current folder.
         let folder = path
@@ -37,7 +40,10 @@ pub(super) fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error>
 }
 
 /// Makes a folder and those above it, for root alone.
-pub(super) fn folder(path: &Path) -> Result<(), Error> {
+///
+/// # Errors
+/// It cannot be made.
+pub fn folder(path: &Path) -> Result<(), Error> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -51,7 +57,10 @@ pub(super) fn sync(folder: &Path) -> io::Result<()> {
 }
 
 /// The text of a file; `None` if there is none.
-pub(super) fn text(path: &Path) -> Result<Option<String>, Error> {
+///
+/// # Errors
+/// It cannot be read.
+pub fn text(path: &Path) -> Result<Option<String>, Error> {
     match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         other => other.map(Some).map_err(Error::file("read", path)),

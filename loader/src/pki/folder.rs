@@ -5,12 +5,13 @@
 //! `..underseal-*`; one with other contents belongs to somebody else and is never written to.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{OpenOptionsExt, symlink},
     path::{Path, PathBuf},
 };
 
+use nix::fcntl::{Flock, FlockArg};
 use underseal_ktls::{Identity, IdentityError, Party, SpiffeId, secrets::Cipher};
 use zeroize::Zeroizing;
 
@@ -97,6 +98,10 @@ fn is_ours(folder: &Path) -> bool {
 pub fn put(folder: &Path, set: &Set, id: &str, proof: Proof) -> Result<(), Error> {
     ensure_ours(folder)?;
     durable::folder(folder)?;
+    // Two at once, and one could remove what the other's link has just come to lead to.
+    let file = File::open(folder).map_err(Error::file("open", folder))?;
+    let _lock = Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| Error::file("lock", folder)(errno.into()))?;
     for step in steps(folder, proof) {
         step.carry_out(folder, set, id)?;
     }
@@ -179,6 +184,8 @@ fn write(path: &Path, set: &Set) -> io::Result<()> {
         Some("tls.crt") => (set.certificate.as_str(), PUBLIC),
         Some("tls.key") => (set.key.as_str(), SECRET),
         Some("ca.crt") => (set.bundle.certificates.as_str(), PUBLIC),
+        // An empty list would be a mistake; the link to none leads nowhere, which is no list.
+        _ if set.bundle.lists.is_empty() => return Ok(()),
         _ => (set.bundle.lists.as_str(), PUBLIC),
     };
     let mut options = OpenOptions::new();
@@ -230,7 +237,7 @@ fn read(data: &Path) -> Result<Set, Error> {
         key: Zeroizing::new(text("tls.key")?),
         bundle: Bundle {
             certificates: text("ca.crt")?,
-            lists: text("ca.crl")?,
+            lists: durable::text(&data.join("ca.crl"))?.unwrap_or_default(),
         },
     })
 }
@@ -254,7 +261,8 @@ fn name_now() -> String {
 const FILES: [&str; 4] = ["tls.crt", "tls.key", "ca.crt", "ca.crl"];
 const DATA: &str = "..data";
 const NEXT: &str = "..data_tmp";
-const PREFIX: &str = "..underseal-";
+/// What names of our own folders within an identity's begin with; after it come digits and `-`.
+pub const PREFIX: &str = "..underseal-";
 
 #[cfg(test)]
 mod tests;

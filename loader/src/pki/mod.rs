@@ -10,7 +10,7 @@
 pub mod authority;
 pub mod certificate;
 pub mod due;
-mod durable;
+pub mod durable;
 pub mod folder;
 pub mod record;
 pub mod request;

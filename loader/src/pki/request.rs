@@ -21,7 +21,7 @@ use super::{
     durable::{self, PUBLIC, SECRET},
     folder::{self, Found, Proof, Set},
     record,
-    work::{Outcome, Requested, Work, chosen, folder_of, names_of, put},
+    work::{Outcome, Requested, Work, chosen, concerned, folder_of, names_of, put},
 };
 use crate::config::{Config, Workload, pki::KeyKind};
 
@@ -142,7 +142,7 @@ pub fn install(config: &Config, from: &Path) -> Result<Outcome, Error> {
     };
     let own = authority::index(directory)?;
     let mut outcome = Outcome::default();
-    for workload in &config.workloads {
+    for workload in concerned(config) {
         let file = from.join(format!("{}.crt", stem(workload)));
         let done = match durable::text(&file)? {
             Some(pem) => install_one(config, workload, pem, &bundle).map(|()| true),

@@ -168,7 +168,7 @@ impl<'a> Work<'a> {
         let mut outcome = Outcome::default();
         let bundle = self.settle(&mut outcome)?;
         let before = self.authority.index.clone();
-        for workload in &self.config.workloads {
+        for workload in concerned(self.config) {
             if matches!(self.of(workload), Ok(Some(_))) {
                 self.issue_one(workload, &bundle, &mut outcome);
             }
@@ -247,7 +247,7 @@ impl<'a> Work<'a> {
     /// Makes what the folders trust what the record says.
     fn settle(&mut self, outcome: &mut Outcome) -> Result<Bundle, Error> {
         let bundle = self.bundle()?;
-        for workload in &self.config.workloads {
+        for workload in concerned(self.config) {
             let of = match self.of(workload) {
                 Ok(Some(of)) => of,
                 Ok(None) => continue,
@@ -273,7 +273,7 @@ impl<'a> Work<'a> {
     fn due(&self, outcome: &mut Outcome) -> Vec<&'a Workload> {
         let before = self.config.pki.renew_before.seconds();
         let mut due = Vec::new();
-        for workload in &self.config.workloads {
+        for workload in concerned(self.config) {
             match folder::look(folder_of(workload)) {
                 Ok(Found::Ours(set)) => match self.known(&set) {
                     Some(it) if due::is_due(&it, &self.authority.state, self.now, before) => {
@@ -379,20 +379,28 @@ impl Outcome {
 /// The configuration has none of that name.
 pub fn chosen<'a>(config: &'a Config, names: &[String]) -> Result<Vec<&'a Workload>, Error> {
     if names.is_empty() {
-        return Ok(config.workloads.iter().collect());
+        return Ok(concerned(config).collect());
     }
     let find = |name: &String| {
         let mut workloads = config.workloads.iter();
-        workloads
-            .find(|workload| workload.name.as_str() == name)
-            .ok_or_else(|| {
-                Error::Refused(format!(
-                    "the configuration has no workload `{name}`\n  hint: it is written \
-                     `namespace/name`"
-                ))
-            })
+        let workload = workloads.find(|workload| workload.name.as_str() == name);
+        match workload {
+            Some(workload) if workload.spire => Err(Error::Refused(format!(
+                "`{name}` has its identity from the SPIRE agent (`spire = true`)"
+            ))),
+            Some(workload) => Ok(workload),
+            None => Err(Error::Refused(format!(
+                "the configuration has no workload `{name}`\n  hint: it is written \
+                 `namespace/name`"
+            ))),
+        }
     };
     names.iter().map(find).collect()
+}
+
+/// The workloads that the built-in CA may be for: those of the SPIRE agent are not its business.
+pub fn concerned(config: &Config) -> impl Iterator<Item = &Workload> {
+    config.workloads.iter().filter(|workload| !workload.spire)
 }
 
 /// What a workload's certificate says.

@@ -128,3 +128,37 @@ fn what_its_own_bundle_does_not_accept_stays_out() {
     assert_eq!(seen(place.path()), whole(&set("old")));
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), FILES.len() + 2);
 }
+
+/// Without the lock one would remove what the other one's link has just come to lead to.
+#[test]
+fn two_at_once_leave_one_of_two() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path();
+    std::thread::scope(|scope| {
+        for tag in ["one", "other"] {
+            scope.spawn(move || {
+                for _ in 0..30 {
+                    put(folder, &set(tag), "", Proof::None).unwrap();
+                }
+            });
+        }
+    });
+    let now = seen(folder);
+    assert!(
+        now == whole(&set("one")) || now == whole(&set("other")),
+        "{now:?}"
+    );
+}
+
+#[test]
+fn no_list_is_no_file() {
+    let place = tempfile::tempdir().unwrap();
+    let mut without = set("old");
+    without.bundle.lists.clear();
+    put(place.path(), &set("older"), "", Proof::None).unwrap();
+    put(place.path(), &without, "", Proof::None).unwrap();
+    assert!(!place.path().join("ca.crl").exists());
+    assert!(matches!(look(place.path()).unwrap(), Found::Ours(found) if found == without));
+    put(place.path(), &set("new"), "", Proof::None).unwrap();
+    assert_eq!(seen(place.path()), whole(&set("new")));
+}

@@ -1,7 +1,7 @@
 //! From one CA to another in three steps, between which every workload accepts every other one:
 //! both are trusted; the new one issues; the old one is trusted no more. Each may be repeated.
 
-use super::{Outcome, Work};
+use super::{Outcome, Work, concerned};
 use crate::pki::{
     Error, certificate, due,
     record::{CaNumber, Rotation},
@@ -74,7 +74,7 @@ impl Work<'_> {
             }
             Rotation::Switched(_) => {}
         }
-        for workload in &self.config.workloads {
+        for workload in concerned(self.config) {
             let of = self.of(workload);
             if let Ok(Some((it, _))) = of
                 && it.ca != self.authority.state.active
@@ -123,7 +123,7 @@ impl Work<'_> {
                         in a folder or on another machine";
             }
             Holding::InUse => {
-                let folders = self.config.workloads.iter();
+                let folders = concerned(self.config);
                 let shown: Vec<String> = folders
                     .filter_map(|workload| Some(self.of(workload).ok()??.0.serial))
                     .collect();

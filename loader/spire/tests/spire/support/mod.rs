@@ -1,0 +1,12 @@
+//! An agent, a CA, and the program under test.
+
+pub(crate) mod agent;
+pub(crate) mod ca;
+pub(crate) mod program;
+#[rustfmt::skip]
+#[expect(
+    clippy::all,
+    unreachable_pub,
+    reason = "generated: see proto/workload.proto"
+)]
+pub(crate) mod workload;
