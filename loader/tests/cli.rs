@@ -107,6 +107,31 @@ fn errors_are_json_too() {
 }
 
 /// Said once, with what to do, and nothing else is tried.
+/// The file alone decides: no privileges, nothing applied.
+#[test]
+fn policies_can_be_asked_for() {
+    let config = file("../examples/policy.toml");
+    let ask = |arguments: &[&str]| underseal(&[&["-c", &config, "policy", "test"], arguments].concat());
+    let (code, out, err) = ask(&["shop/cart", "bank/ledger", "5432"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert_eq!(
+        out,
+        "shop/cart -> bank/ledger 5432/tcp: allowed, sealed by mTLS\n  egress of shop/cart: rule 5 (number 1 of policy \
+         shop/cart): spiffe://example.org/ns/bank/sa/*; port 5432 of tcp; mtls required\n  ingress of bank/ledger: rule 7 \
+         (number 1 of policy bank/ledger): workloads with app=cart, underseal/namespace=shop; port 5432 of tcp; mtls required\n"
+    );
+    let (code, out, _) = ask(&["world", "bank/ledger", "53/udp", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &json["outcome"]), (0, &"denied".into()));
+    assert_eq!(
+        json["ingress"]["policies"],
+        serde_json::json!(["icmp-and-dns", "bank/ledger"])
+    );
+    let (code, _, err) = ask(&["shop/nobody", "bank/ledger", "80"]);
+    assert!(code == 2 && err.contains("`shop/nobody` is not known"), "{err}");
+    assert_eq!(ask(&["world", "bank/ledger", "80/gre"]).0, 2);
+}
+
 #[test]
 fn not_root() {
     let folder = tempfile::tempdir().unwrap();
