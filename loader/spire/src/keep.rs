@@ -63,10 +63,11 @@ impl<'a> Keeper<'a> {
         let same_agent = config.spire == self.config.spire;
         self.config = config;
         self.standing.clear();
-        if same_agent {
-            self.settle();
-        } else {
+        if !same_agent {
             self.told = Told::default();
+        }
+        if self.told.is_complete() {
+            self.settle();
         }
     }
 
@@ -80,7 +81,10 @@ impl<'a> Keeper<'a> {
         if let Some(why) = self.standing.remove(AGENT) {
             self.notice(format!("over: {why}"));
         }
-        self.settle();
+        // Bundles may come first; what is still missing then is no news.
+        if self.told.is_complete() {
+            self.settle();
+        }
     }
 
     /// Whether everything is as it should be, and the agent has said so.
@@ -96,15 +100,19 @@ impl<'a> Keeper<'a> {
 
     /// Makes files what the agent has said last. What failed is tried again; what is right is not touched.
     pub fn settle(&mut self) {
-        if !self.told.is_complete() {
-            return;
+        if self.told.is_complete() {
+            self.settle_workloads();
+            self.settle_bundles();
+            self.note_what_nobody_wants();
         }
-        let workloads = self.config.workloads.iter();
-        let workloads: Vec<_> = workloads.filter(|it| it.spire).cloned().collect();
-        for workload in &workloads {
+        self.look_at_ends();
+    }
+
+    fn settle_workloads(&mut self) {
+        for workload in self.workloads() {
             let name = &workload.name;
             let set = self.told.set(workload.spiffe_id.as_str());
-            let done = set.and_then(|set| deliver(workload, &set).map_err(|why| refused(&why)));
+            let done = set.and_then(|set| deliver(&workload, &set).map_err(|why| refused(&why)));
             match done {
                 Ok(New::Nothing) => {}
                 Ok(New::Trust) => self.notice(format!("{name}: new trust")),
@@ -120,6 +128,9 @@ impl<'a> Keeper<'a> {
             }
             self.standing.remove(name.as_str());
         }
+    }
+
+    fn settle_bundles(&mut self) {
         let bundles = self.config.bundles.iter();
         let bundles: Vec<_> = bundles.filter(|it| it.spire).cloned().collect();
         for bundle in &bundles {
@@ -134,15 +145,11 @@ impl<'a> Keeper<'a> {
             }
             self.standing.remove(domain);
         }
-        self.note_what_nobody_wants();
-        self.look_at_ends();
     }
 
     /// Complains of certificates that should have been renewed, while there is time to mend it.
-    pub fn look_at_ends(&mut self) {
-        let workloads = self.config.workloads.iter();
-        let workloads: Vec<_> = workloads.filter(|it| it.spire).cloned().collect();
-        for workload in workloads {
+    fn look_at_ends(&mut self) {
+        for workload in self.workloads() {
             let name = workload.name;
             let about = format!("end of {name}");
             let wrong = match Identity::load(workload.identity.as_path()) {
@@ -150,8 +157,10 @@ impl<'a> Keeper<'a> {
                     "the certificate ends at {}, and the agent has not given a new one",
                     identity.end()
                 )),
-                Ok(_) => None,
+                // Why there is nothing that serves was said already.
+                Err(_) if self.standing.contains_key(name.as_str()) => None,
                 Err(error) => Some(error.to_string()),
+                Ok(_) => None,
             };
             match wrong {
                 Some(why) => self.complain(&about, format!("{name}: {why}")),
@@ -160,7 +169,12 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// Complains of something that has nothing to do with the agent; `None`: it is over.
+    fn workloads(&self) -> Vec<Workload> {
+        let workloads = self.config.workloads.iter();
+        workloads.filter(|it| it.spire).cloned().collect()
+    }
+
+    /// Complains of the configuration file; `None`: it is in order again.
     pub fn complain_of_configuration(&mut self, why: Option<String>) {
         match why {
             Some(why) => self.complain(CONFIGURATION, why),

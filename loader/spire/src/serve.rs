@@ -59,7 +59,6 @@ pub fn run(file: &Path, say: &dyn Fn(Saying)) -> Result<Infallible, Error> {
         if looked.elapsed() >= LOOK {
             looked = Instant::now();
             service.keeper.settle();
-            service.keeper.look_at_ends();
         }
     }
 }

@@ -77,7 +77,7 @@ impl Told {
             certificate: chain.iter().map(|der| pem("CERTIFICATE", der)).collect(),
             key: dangerous_pem(&svid.x509_svid_key),
             bundle: Bundle {
-                certificates: self.bundle(domain(id))?,
+                certificates: self.bundle_with(svid)?,
                 lists: self.lists().map(|der| pem("X509 CRL", der)).collect(),
             },
         })
@@ -94,13 +94,16 @@ impl Told {
             .get(domain)
             .or_else(|| older.bundles.get(domain));
         let der = der.ok_or_else(|| format!("the agent has no bundle for {domain}"))?;
-        let all = certificates(der).map_err(|why| format!("the bundle of {domain}: {why}"))?;
-        if all.is_empty() {
-            return Err(format!("the bundle of {domain} is empty"));
-        }
-        underseal_ktls::check_bundle(domain, &all)
-            .map_err(|why| format!("the bundle of {domain}: {why}"))?;
-        Ok(all.iter().map(|der| pem("CERTIFICATE", der)).collect())
+        bundle_pem(domain, der)
+    }
+
+    /// The bundle beside an SVID, unless the other stream has said another one since: what is wrong with the bundle of one
+    /// SVID is no other's business.
+    fn bundle_with(&self, svid: &X509svid) -> Result<String, String> {
+        let domain = domain(&svid.spiffe_id);
+        let since = self.alone.bundles.get(domain);
+        let since = since.filter(|_| self.alone_is_newer);
+        bundle_pem(domain, since.unwrap_or(&svid.bundle))
     }
 
     /// SPIFFE IDs with a certificate, apart from these.
@@ -174,6 +177,16 @@ fn certificates(mut der: &[u8]) -> Result<Vec<&[u8]>, String> {
         der = rest;
     }
     Ok(all)
+}
+
+fn bundle_pem(domain: &str, der: &[u8]) -> Result<String, String> {
+    let all = certificates(der).map_err(|why| format!("the bundle of {domain}: {why}"))?;
+    if all.is_empty() {
+        return Err(format!("the bundle of {domain} is empty"));
+    }
+    underseal_ktls::check_bundle(domain, &all)
+        .map_err(|why| format!("the bundle of {domain}: {why}"))?;
+    Ok(all.iter().map(|der| pem("CERTIFICATE", der)).collect())
 }
 
 /// What the X.509-SVID specification (sections 4.1 and 4.3) demands of a leaf beyond what every peer checks: without it

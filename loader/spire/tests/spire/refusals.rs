@@ -232,7 +232,9 @@ fn bundles_of_other_domains() {
         "the bundle of partner.test",
         "the old file stays",
     ]);
-    agent.say(message(svids));
+    // The two streams have no order between them: wait for one before the other.
+    agent.say(message(vec![ca.svid(CART), svids[1].clone()]));
+    program.says(&["shop/cart: new certificate"]);
     agent.say_bundles(X509BundlesResponse::default());
     program.says(&[
         "warning",
