@@ -16,7 +16,7 @@ use crate::faults::{self, Count};
 
 const LIMIT: &str = "1MiB";
 /// Bytes each way: beyond twice the limit, and below it.
-const MUCH: u64 = 8 << 20;
+const MUCH: u64 = 4 << 20;
 const LITTLE: u64 = 300_000;
 const CONNECTIONS: u64 = 2;
 const PORT: u16 = 7001;
@@ -33,8 +33,8 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
     let helper = site.start_twin(&vm.node().env("UNDERSEAL_WITHOUT", "rekey"))?;
     reset_at_the_limit(&site)?;
     site.ensure_settled()?;
-    site.down()?;
     stop(&helper)?;
+    site.down()?;
     control(&site)
 }
 
@@ -83,8 +83,8 @@ fn control(site: &Site) -> Result<()> {
         client.lived == CONNECTIONS && server.lived == CONNECTIONS,
         "the control finds nothing: {client:?} {server:?}"
     );
-    site.down()?;
-    stop(&helper)
+    stop(&helper)?;
+    site.down().map(drop)
 }
 
 /// What both ends have counted.
