@@ -10,7 +10,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::commands::{self, Context, Error, Saying, apply, check, down, key, pki, plan, status};
+use crate::commands::{
+    self, Context, Error, Saying, apply, check, down, import, key, pki, plan, status,
+};
 use crate::controls::Controls;
 use crate::report::Report;
 use anstream::{eprintln, print, println};
@@ -52,6 +54,8 @@ enum Command {
     Down(Wait),
     /// Print this node's WireGuard public key; make the key if there is none
     Key,
+    /// Print what Kubernetes' policies and certificates are in this tool's configuration
+    Import(import::Arguments),
     /// Run the built-in CA: certificates of this node's workloads
     #[command(subcommand)]
     Pki(pki::Command),
@@ -90,6 +94,7 @@ pub fn main(controls: Controls) -> ExitCode {
         Command::Status => status::run(&context),
         Command::Down(_) => down::run(&context),
         Command::Key => key::run(&context),
+        Command::Import(arguments) => import::run(&context, &arguments),
         Command::Pki(command) => pki::run(&context, command),
     };
     match result {
