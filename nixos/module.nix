@@ -81,7 +81,7 @@ in
           public_key = option types.str "Its public key, as `underseal key` prints it.";
           endpoint = option types.str "Where it is reached: ADDRESS:PORT.";
           networks = option strings "Networks of its workloads.";
-        })) [ ] "The other nodes. `address` is where the helper is reached inside of the tunnel.";
+        })) [ ] "The other nodes. `address` is where the helper is reached inside of the tunnel, `workload` what policies are to know of its workloads.";
 
         seal = optional (section {
           mode = optional (types.enum [
@@ -133,6 +133,10 @@ in
           interface = optional types.str "eth0" "Its own end of a veth pair.";
           addresses = option strings "Its addresses, out of the node's networks.";
         })) [ ] "The workloads of this node.";
+
+        network_policy = optional (types.listOf (section {
+          name = option types.str "Its name.";
+        })) [ ] "Who may talk to whom; docs/policy.md has all keys.";
 
         trust_bundle = optional (types.listOf (section {
           trust_domain = option types.str "Another trust domain.";

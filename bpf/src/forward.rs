@@ -1,5 +1,5 @@
-//! The packet path: which packets pass between workloads, WireGuard and the world. By address
-//! alone; connections are the guard's affair.
+//! The packet path: which packets pass between workloads, WireGuard and the world. By address, and by the
+//! network policies; what is in connections is the guard's affair.
 
 #![deny(unsafe_code)]
 
@@ -8,6 +8,7 @@ use underseal_abi::{Config, Counter, Endpoint, Path, THIS_NODE, is_link_scope, p
 use crate::{
     maps,
     packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IGMP, IPPROTO_TCP, Ip, Packet},
+    policy::{self, CLIENT, Case, SERVER},
 };
 
 /// The next program, then the stack (`TCX_NEXT`, `TC_ACT_UNSPEC`).
@@ -31,9 +32,10 @@ pub fn from_workload(packet: Packet) -> i32 {
         // Behind a bridge any other protocol would reach the neighbours as it is.
         return refuse(packet, Counter::DropNonTcp);
     }
-    let Some(ip) = packet.ip() else {
+    let mut ip = Ip::default();
+    if !packet.read_ip(&mut ip) {
         return refuse(packet, Counter::DropSpoofed);
-    };
+    }
     let config = maps::config();
     if is_link_scope(&ip.destination) || is_link_scope(&ip.source) {
         return if may_pass_on_link(&config, &ip) {
@@ -46,6 +48,16 @@ pub fn from_workload(packet: Packet) -> i32 {
         return refuse(packet, Counter::DropSpoofed);
     }
     let peer = maps::endpoint(&ip.destination);
+    if config.policy != 0 {
+        let server = if policy::is_own(peer.as_ref()) {
+            SERVER
+        } else {
+            0
+        };
+        if let Some(counter) = refusal(packet, &config, &ip, (peer, CLIENT | server)) {
+            return refuse(packet, counter);
+        }
+    }
     match path_of(maps::policy(&config), peer.as_ref()) {
         Path::Tunnel if config.wireguard == 0 => refuse(packet, Counter::DropUnreachable),
         Path::Tunnel => {
@@ -69,19 +81,28 @@ pub fn to_workload(packet: Packet) -> i32 {
     if !packet.is_ip() {
         return NEXT;
     }
-    let Some(ip) = packet.ip() else {
+    let mut ip = Ip::default();
+    if !packet.read_ip(&mut ip) {
         return refuse(packet, Counter::DropBypass);
-    };
+    }
+    let config = maps::config();
     if is_link_scope(&ip.source) || is_link_scope(&ip.destination) {
-        return NEXT;
+        return if config.policy == 0 || may_pass_on_link(&config, &ip) {
+            NEXT
+        } else {
+            refuse(packet, Counter::RefusedPolicy)
+        };
     }
     let source = maps::endpoint(&ip.source);
     if source.is_some_and(|e| e.node != THIS_NODE || e.workload != 0) {
         return refuse(packet, Counter::DropBypass);
     }
-    match path_of(maps::policy(&maps::config()), source.as_ref()) {
+    match path_of(maps::policy(&config), source.as_ref()) {
         Path::Deny => refuse(packet, Counter::DropOutside),
         _ => {
+            if let Some(counter) = refusal(packet, &config, &ip, (source, SERVER)) {
+                return refuse(packet, counter);
+            }
             maps::count(Counter::Outside, packet.len());
             NEXT
         }
@@ -91,7 +112,10 @@ pub fn to_workload(packet: Packet) -> i32 {
 /// WireGuard has decrypted a packet. It has also checked that the source belongs to the peer.
 #[inline(always)]
 pub fn from_wireguard(packet: Packet) -> i32 {
-    let Some(ip) = packet.ip() else { return NEXT };
+    let mut ip = Ip::default();
+    if !packet.read_ip(&mut ip) {
+        return NEXT;
+    }
     match maps::endpoint(&ip.destination) {
         Some(
             to @ Endpoint {
@@ -99,7 +123,13 @@ pub fn from_wireguard(packet: Packet) -> i32 {
                 workload: 1..,
                 ..
             },
-        ) => deliver(packet, Some(to), Counter::FromWireguard),
+        ) => {
+            let source = maps::endpoint(&ip.source);
+            if let Some(counter) = refusal(packet, &maps::config(), &ip, (source, SERVER)) {
+                return refuse(packet, counter);
+            }
+            deliver(packet, Some(to), Counter::FromWireguard)
+        }
         _ => NEXT,
     }
 }
@@ -111,13 +141,39 @@ pub fn uplink(packet: Packet, counter: Counter) -> i32 {
     if !packet.is_ip() {
         return NEXT;
     }
-    let Some(ip) = packet.ip() else {
+    let mut ip = Ip::default();
+    if !packet.read_ip(&mut ip) {
         return refuse(packet, counter);
-    };
+    }
     if maps::endpoint(&ip.source).is_some() || maps::endpoint(&ip.destination).is_some() {
         return refuse(packet, counter);
     }
     NEXT
+}
+
+/// Why network policies do not let a packet pass, if so. `peer` is who is at the other end than the workload whose
+/// packet it is; `own` says which ends are workloads of this node.
+#[inline(always)]
+fn refusal(
+    packet: Packet,
+    config: &Config,
+    ip: &Ip,
+    (peer, own): (Option<Endpoint>, u32),
+) -> Option<Counter> {
+    if config.policy == 0 {
+        return None;
+    }
+    let mut case = Case {
+        generation: config.policy,
+        client: policy::number(config.policy, &ip.source),
+        server: policy::number(config.policy, &ip.destination),
+        own,
+        protocol: 0,
+        port: 0,
+        way: policy::way_of(config, peer.as_ref()),
+        bytes: 0,
+    };
+    policy::refusal(policy::packet(packet, config, ip, &mut case))
 }
 
 #[inline(always)]
@@ -145,11 +201,14 @@ fn may_pass_on_link(config: &Config, ip: &Ip) -> bool {
         ifindex: 0,
         reserved: 0,
     };
-    if path_of(maps::policy(config), Some(&NEIGHBOUR)) != Path::Seal {
+    let is_sealing = path_of(maps::policy(config), Some(&NEIGHBOUR)) == Path::Seal;
+    if !is_sealing && config.policy == 0 {
         return true;
     }
     match ip.protocol {
         IPPROTO_ICMP | IPPROTO_ICMPV6 | IPPROTO_IGMP => true,
+        // Nor could a policy say who may talk to whom.
+        _ if config.policy != 0 => false,
         IPPROTO_TCP => false,
         _ => config.flags & Config::ALLOW_NON_TCP != 0,
     }

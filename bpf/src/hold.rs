@@ -6,13 +6,16 @@ use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
 };
 use underseal_abi::{
-    Conn, Counter, EventKind, Lowat, Path, Role, State, Unplaced, connection_of, is_loopback,
+    Conn, Counter, EventKind, Lowat, Path, Role, Ruling, State, Tuple, Unplaced, connection_of,
+    is_loopback,
 };
 
 use crate::{
     ending,
     maps::{self, storage},
     offsets::{CONTROLS, NO_HOLD},
+    packet::IPPROTO_TCP,
+    policy::{self, CLIENT, Case, SERVER},
     sys::{self, Sock, SockAddr, SockOps, SockOpt},
 };
 
@@ -47,34 +50,39 @@ fn established(ctx: SockOps, role: Role) {
         return;
     };
     let Some(sock) = ctx.sock() else { return };
-    let Some(tuple) = ctx.tuple() else { return };
+    let mut tuple = Tuple::default();
+    if !ctx.read_tuple(&mut tuple) {
+        return;
+    }
     let remote = maps::endpoint(&tuple.remote);
+    let config = maps::config();
     // From a loopback address nothing leaves the namespace, whatever address it goes to.
-    let path = if is_loopback(&tuple.local) {
+    let mut path = if is_loopback(&tuple.local) {
         Path::Local
     } else {
         path_to(&tuple.remote, remote.as_ref())
     };
+    if config.policy != 0 && !is_loopback(&tuple.local) && !is_loopback(&tuple.remote) {
+        let ruling = judge(&tuple, netns.workload, role as u32);
+        if !ruling.passes() {
+            return refused(ctx, sock, &tuple);
+        }
+        if ruling == Ruling::PassPlain {
+            path = Path::Local;
+        }
+        // For the take-over after a change of policies, which cannot tell who has connected.
+        if path != Path::Seal
+            && let Some(kept) = storage::socket_or_new(sock)
+        {
+            kept.conn.role = role as u32;
+        }
+    }
     match path {
         Path::Seal => {
-            let conn = Conn {
-                cookie: ctx.cookie(),
-                netns: netns_cookie,
-                since: sys::now(),
-                tuple,
-                workload: netns.workload,
-                peer: remote.map_or(0, |r| r.workload),
-                role: role as u32,
-                tgid: 0,
-                state: State::Held as u32,
-                unrecorded: 0,
-                node: remote.map_or(0, |r| r.node),
-                reserved: 0,
-            };
             if maps::endpoint(&tuple.local).is_none_or(|own| own.workload != netns.workload) {
-                return foreign(ctx, sock, &conn);
+                return foreign(ctx, sock, &tuple);
             }
-            hold(ctx, sock, conn);
+            hold(ctx, sock, &tuple, role as u32);
         }
         Path::Deny => {
             storage::set_state(sock, State::New);
@@ -88,36 +96,102 @@ fn established(ctx: SockOps, role: Role) {
     }
 }
 
+/// An end of a connection, to be kept with the socket.
 #[inline(always)]
-fn hold(ctx: SockOps, sock: Sock, mut conn: Conn) {
+fn conn_of(ctx: SockOps, tuple: &Tuple, role: u32) -> Conn {
+    let netns = ctx.netns();
+    let remote = maps::endpoint(&tuple.remote);
+    Conn {
+        cookie: ctx.cookie(),
+        netns,
+        since: sys::now(),
+        tuple: *tuple,
+        workload: maps::netns(netns).map_or(0, |netns| netns.workload),
+        peer: remote.map_or(0, |r| r.workload),
+        role,
+        tgid: 0,
+        state: State::Held as u32,
+        unrecorded: 0,
+        node: remote.map_or(0, |r| r.node),
+        reserved: 0,
+    }
+}
+
+/// Not inlined, like what follows, so that it has a stack of its own.
+#[inline(never)]
+fn hold(ctx: SockOps, sock: Sock, tuple: &Tuple, role: u32) {
+    let conn = &mut conn_of(ctx, tuple, role);
     ctx.set_lowat(HOLD);
     if !storage::set_state(sock, State::Held) || !storage::start_flow(sock, ctx.snd_nxt()) {
-        return unplaced(&conn);
+        return unplaced(conn);
     }
     let Some(kept) = storage::socket_or_new(sock) else {
-        return unplaced(&conn);
+        return unplaced(conn);
     };
     conn.tgid = kept.conn.tgid;
-    kept.conn = conn;
-    if !maps::insert_conn(&conn) {
-        return unplaced(&conn);
+    kept.conn = *conn;
+    if !maps::insert_conn(conn) {
+        return unplaced(conn);
     }
     ctx.watch_state();
     if CONTROLS.load() & NO_HOLD != 0 {
         ctx.set_lowat(u32::MAX);
     }
     maps::count(Counter::Held, 0);
-    maps::tell(EventKind::Held, 0, &conn);
+    maps::tell(EventKind::Held, 0, conn);
 }
 
 /// The workload has given itself an address of somebody else, for instance to pass for an end of his
 /// connection. Nothing of it leaves the namespace; here it gets no place beside the real one.
-#[inline(always)]
-fn foreign(ctx: SockOps, sock: Sock, conn: &Conn) {
+#[inline(never)]
+fn foreign(ctx: SockOps, sock: Sock, tuple: &Tuple) {
     ctx.set_lowat(HOLD);
     storage::set_state(sock, State::New);
     maps::count(Counter::DropSpoofed, 0);
-    maps::tell(EventKind::Unplaced, Unplaced::Foreign as u32, conn);
+    let conn = conn_of(ctx, tuple, 0);
+    maps::tell(EventKind::Unplaced, Unplaced::Foreign as u32, &conn);
+}
+
+/// Policies were changed after its first packet had passed. Not inlined, so that it has a stack of its own.
+#[inline(never)]
+fn refused(ctx: SockOps, sock: Sock, tuple: &Tuple) {
+    ctx.set_lowat(HOLD);
+    storage::set_state(sock, State::New);
+    maps::count(Counter::RefusedPolicy, 0);
+    let conn = conn_of(ctx, tuple, 0);
+    maps::tell(EventKind::Unplaced, Unplaced::Refused as u32, &conn);
+}
+
+/// What network policies say of a connection of a workload, whatever its own address is. `role` is [`Role`] as u32; 0 if
+/// it is not known who has connected: then it is enough that either end might have.
+#[inline(never)]
+pub fn judge(tuple: &Tuple, workload: u32, role: u32) -> Ruling {
+    let config = maps::config();
+    let remote = maps::endpoint(&tuple.remote);
+    let own = if policy::is_own(remote.as_ref()) {
+        CLIENT | SERVER
+    } else {
+        CLIENT
+    };
+    let mut case = Case {
+        generation: config.policy,
+        client: workload,
+        server: policy::number(config.policy, &tuple.remote),
+        own,
+        protocol: IPPROTO_TCP,
+        port: tuple.remote_port,
+        way: policy::way_of(&config, remote.as_ref()),
+        bytes: 0,
+    };
+    if role == Role::Server as u32 {
+        case.reverse(tuple.local_port);
+    }
+    let ruling = policy::judge(&case);
+    if ruling.passes() || role != 0 {
+        return ruling;
+    }
+    case.reverse(tuple.local_port);
+    policy::judge(&case)
 }
 
 /// There is no room for the connection: it is held, and the helper, which could not find it, is told to
@@ -140,10 +214,30 @@ fn closed(ctx: SockOps) {
 /// A covered process calls connect. 1 lets it go on, 0 is EPERM.
 #[inline(always)]
 pub fn connect(ctx: SockAddr, destination: [u8; 16]) -> i32 {
-    if !ctx.is_tcp() || maps::netns(ctx.netns()).is_none() {
+    if !ctx.is_tcp() {
         return 1;
     }
-    match path_to(&destination, maps::endpoint(&destination).as_ref()) {
+    let Some(netns) = maps::netns(ctx.netns()) else {
+        return 1;
+    };
+    let mut path = path_to(&destination, maps::endpoint(&destination).as_ref());
+    let config = maps::config();
+    if config.policy != 0 && !is_loopback(&destination) {
+        let tuple = Tuple {
+            remote: destination,
+            remote_port: ctx.port(),
+            ..Tuple::default()
+        };
+        let ruling = judge(&tuple, netns.workload, Role::Client as u32);
+        if let Some(counter) = policy::refusal(ruling) {
+            maps::count(counter, 0);
+            return 0;
+        }
+        if ruling == Ruling::PassPlain {
+            path = Path::Local;
+        }
+    }
+    match path {
         Path::Deny => {
             maps::count(Counter::DeniedConnect, 0);
             0

@@ -2,12 +2,13 @@
 
 use core::ffi::c_void;
 
-use underseal_abi::{Config, Conn, Path, State, TaskFile};
+use underseal_abi::{Config, Conn, Path, Ruling, State, TaskFile, Tuple, is_loopback};
 
 use crate::{
     hold,
     maps::{self, storage},
-    sys::{self, Seq, TaskFileContext, TcpContext},
+    policy,
+    sys::{self, Seq, Sock, TaskFileContext, TcpContext},
 };
 
 const TCP_ESTABLISHED: u8 = 1;
@@ -47,42 +48,37 @@ pub fn take_over(ctx: *const TcpContext) {
     let Some(sock) = sys::tcp_sock(sk_common) else {
         return;
     };
+    let mut tuple = Tuple::default();
+    sys::read_tuple(sk_common, &mut tuple);
+    let role = storage::socket(sock).map_or(0, |kept| kept.conn.role);
+    if let Some(state) = fate(sock, &tuple, ruling(&tuple, role)) {
+        list(seq, sock, &tuple, state);
+    }
+}
+
+/// What becomes of a connection: `None` if it simply goes on; else the state to list it with, 0 if it must end.
+#[inline(always)]
+fn fate(sock: Sock, tuple: &Tuple, ruling: Ruling) -> Option<u32> {
+    let flags = maps::config().flags;
+    if !ruling.passes() && flags & Config::KEEP_REVOKED == 0 {
+        return Some(0);
+    }
     let state = storage::state(sock);
     if !matches!(state, None | Some(State::Released)) {
-        return;
+        return None;
     }
-    let tuple = sys::tuple_of(sk_common);
-    let path = hold::path_to(&tuple.remote, maps::endpoint(&tuple.remote).as_ref());
-    let keep = maps::config().flags & Config::KEEP_EXISTING != 0;
-    match path {
-        Path::Seal | Path::Deny if !keep => {
-            sys::write(
-                seq,
-                &Conn {
-                    cookie: sys::cookie(sock),
-                    tuple,
-                    ..Conn::default()
-                },
-            );
-        }
-        _ => {
-            if state.is_none() && storage::set_state(sock, State::Released) {
-                sys::set_lowat_of(sock, LET_GO);
-            }
-            if matches!(path, Path::Seal | Path::Deny) {
-                let state = State::Released as u32;
-                sys::write(
-                    seq,
-                    &Conn {
-                        cookie: sys::cookie(sock),
-                        tuple,
-                        state,
-                        ..Conn::default()
-                    },
-                );
-            }
-        }
+    let mut path = hold::path_to(&tuple.remote, maps::endpoint(&tuple.remote).as_ref());
+    if ruling == Ruling::PassPlain {
+        path = Path::Local;
     }
+    let must_end = matches!(path, Path::Seal | Path::Deny);
+    if must_end && flags & Config::KEEP_EXISTING == 0 {
+        return Some(0);
+    }
+    if state.is_none() && storage::set_state(sock, State::Released) {
+        sys::set_lowat_of(sock, LET_GO);
+    }
+    must_end.then_some(State::Released as u32)
 }
 
 /// Lets go of a namespace: lists the connections that wait for keys (they must be reset, not sent
@@ -98,17 +94,9 @@ pub fn let_go(ctx: *const TcpContext) {
     match storage::state(sock) {
         Some(State::Released | State::Sealed) => {}
         Some(state) => {
-            let tuple = sys::tuple_of(sk_common);
-            let state = state as u32;
-            sys::write(
-                seq,
-                &Conn {
-                    cookie: sys::cookie(sock),
-                    tuple,
-                    state,
-                    ..Conn::default()
-                },
-            );
+            let mut tuple = Tuple::default();
+            sys::read_tuple(sk_common, &mut tuple);
+            list(seq, sock, &tuple, state as u32);
         }
         None => {
             sys::set_lowat_of(sock, LET_GO);
@@ -126,7 +114,8 @@ pub fn stranded(ctx: *const TcpContext) {
     let Some(sock) = sys::tcp_sock(sk_common) else {
         return;
     };
-    let tuple = sys::tuple_of(sk_common);
+    let mut tuple = Tuple::default();
+    sys::read_tuple(sk_common, &mut tuple);
     let path = hold::path_to(&tuple.remote, maps::endpoint(&tuple.remote).as_ref());
     let keep = maps::config().flags & Config::KEEP_EXISTING != 0;
     let waits = match storage::state(sock) {
@@ -136,15 +125,34 @@ pub fn stranded(ctx: *const TcpContext) {
     };
     let cookie = sys::cookie(sock);
     if waits && path == Path::Seal && !maps::has_conn(cookie) {
-        sys::write(
-            seq,
-            &Conn {
-                cookie,
-                tuple,
-                ..Conn::default()
-            },
-        );
+        list(seq, sock, &tuple, 0);
     }
+}
+
+/// What network policies say of a connection.
+#[inline(always)]
+fn ruling(tuple: &Tuple, role: u32) -> Ruling {
+    if maps::config().policy == 0 || is_loopback(&tuple.local) || is_loopback(&tuple.remote) {
+        return Ruling::Pass;
+    }
+    match maps::endpoint(&tuple.local) {
+        Some(own) if policy::is_own(Some(&own)) => hold::judge(tuple, own.workload, role),
+        _ => Ruling::Pass,
+    }
+}
+
+/// Writes a connection to the reader. Not inlined: the stack of all functions together is short.
+#[inline(never)]
+fn list(seq: Seq, sock: Sock, tuple: &Tuple, state: u32) {
+    sys::write(
+        seq,
+        &Conn {
+            cookie: sys::cookie(sock),
+            tuple: *tuple,
+            state,
+            ..Conn::default()
+        },
+    );
 }
 
 /// The socket an iterator has come to, unless it is a listener, or so young that the hooks will

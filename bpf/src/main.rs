@@ -13,6 +13,7 @@ mod iterate;
 mod maps;
 mod offsets;
 mod packet;
+mod policy;
 mod refuse;
 mod sleepers;
 mod sys;

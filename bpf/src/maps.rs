@@ -4,16 +4,19 @@ use core::ptr::{addr_of, null_mut};
 
 use aya_ebpf::{
     bindings::BPF_SK_STORAGE_GET_F_CREATE,
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, SkStorage, lpm_trie::Key},
+    btf_maps::{
+        Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage, lpm_trie::Key,
+    },
     helpers::generated::bpf_sk_storage_get,
     macros::btf_map,
 };
 use underseal_abi::{
-    Bundle, Chain, Config, Conn, Counter, Endpoint, Event, EventKind, Flow, Mode, Netns, Node,
-    Policy, Seal, Sleeper, Socket, State, Tally, Workload, mode_of,
+    Bundle, Chain, Config, Conn, Counter, Endpoint, Event, EventKind, Flow, Grant, Mode, Netns,
+    Node, PeerWorkload, Policy, Reply, Seal, Sleeper, Socket, State, Subject, SubjectKey, Tally,
+    WORLD, Workload, mode_of, names::RULES_HALF, peer_key,
 };
 
-use crate::sys::{Sock, add};
+use crate::sys::{self, Sock, add};
 
 #[btf_map]
 static CONFIG: Array<Config, 1> = Array::new();
@@ -57,6 +60,30 @@ static CHAINS: HashMap<[u8; 32], Chain, 4096, { aya_ebpf::bindings::BPF_F_NO_PRE
 #[btf_map]
 static BUNDLES: HashMap<u32, Bundle, 256, { aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
+/// The helper alone uses this one.
+#[btf_map]
+static PEER_WORKLOADS: HashMap<
+    [u8; 16],
+    PeerWorkload,
+    16384,
+    { aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+/// Two generations have room in each of these three.
+#[btf_map]
+static SUBJECTS: HashMap<
+    SubjectKey,
+    Subject,
+    8192,
+    { aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+#[btf_map]
+static PEERS: LpmTrie<[u8; 20], u32, 65536> = LpmTrie::new();
+#[btf_map]
+static GRANTS: LpmTrie<[u8; 16], Grant, 262144> = LpmTrie::new();
+#[btf_map]
+static RULES: PerCpuArray<Tally, 8192> = PerCpuArray::new();
+#[btf_map]
+static REPLIES: LruHashMap<Reply, u64, 65536> = LruHashMap::new();
 
 /// Counts one packet, connection or call of `bytes`.
 #[inline(always)]
@@ -90,7 +117,80 @@ pub fn policy(config: &Config) -> Policy {
 /// Whose address `ip` is.
 #[inline(always)]
 pub fn endpoint(ip: &[u8; 16]) -> Option<Endpoint> {
-    IPCACHE.get(&Key::new(128, *ip)).copied()
+    let mut endpoint = Endpoint {
+        node: 0,
+        workload: 0,
+        ifindex: 0,
+        reserved: 0,
+    };
+    find_endpoint(ip, &mut endpoint).then_some(endpoint)
+}
+
+/// Not inlined, like what follows: a key on the stack of its own, not one more on that of the program, whose functions all
+/// share 512 bytes.
+#[inline(never)]
+fn find_endpoint(ip: &[u8; 16], found: &mut Endpoint) -> bool {
+    match IPCACHE.get(&Key::new(128, *ip)) {
+        Some(endpoint) => {
+            *found = *endpoint;
+            true
+        }
+        None => false,
+    }
+}
+
+/// The number that rules have for an address which is no workload of this node.
+#[inline(never)]
+pub fn peer_number(generation: u32, ip: &[u8; 16]) -> u32 {
+    PEERS
+        .get(&Key::new(160, peer_key(generation, ip)))
+        .copied()
+        .unwrap_or(WORLD)
+}
+
+/// What policies say of a workload of this node.
+#[inline(always)]
+pub fn subject(generation: u32, workload: u32) -> Option<Subject> {
+    let key = SubjectKey {
+        generation,
+        workload,
+    };
+    // SAFETY: the loader writes whole elements of a generation that is not in force yet, and deletes those of one that
+    // is not in force any more; elements are freed after RCU.
+    unsafe { SUBJECTS.get(key) }.copied()
+}
+
+/// The grant with the longest prefix of this `grant_key`.
+#[inline(always)]
+pub fn grant(key: [u8; 16]) -> Option<Grant> {
+    GRANTS.get(&Key::new(128, key)).copied()
+}
+
+/// Counts a packet that a rule has let pass.
+#[inline(always)]
+pub fn count_rule(generation: u32, rule: u32, bytes: u32) {
+    let half = if generation & 1 == 1 { 0 } else { RULES_HALF };
+    if let Some(tally) = RULES.get_ptr_mut(half + rule) {
+        // SAFETY: as in `count`.
+        unsafe {
+            add(&raw mut (*tally).packets, 1);
+            add(&raw mut (*tally).bytes, bytes.into());
+        }
+    }
+}
+
+/// From now on this packet may come. A full table forgets the one that was used longest ago.
+#[inline(always)]
+pub fn expect(reply: &Reply) {
+    let _ = REPLIES.insert(reply, sys::now(), 0);
+}
+
+/// Whether this packet may come as an answer.
+#[inline(always)]
+pub fn is_expected(reply: &Reply) -> bool {
+    // SAFETY: a copy of a u64 that is stored whole.
+    unsafe { REPLIES.get(reply) }
+        .is_some_and(|since| sys::now().wrapping_sub(*since) < Reply::PATIENCE)
 }
 
 /// The namespace with this cookie, if it has been taken over.

@@ -28,15 +28,33 @@ pub const IPPROTO_IGMP: u8 = 2;
 /// ICMPv6.
 pub const IPPROTO_ICMPV6: u8 = 58;
 const IPPROTO_DSTOPTS: u8 = 60;
+/// UDP.
+const IPPROTO_UDP: u8 = 17;
+/// SCTP.
+const IPPROTO_SCTP: u8 = 132;
 const PACKET_HOST: u32 = 0;
+/// The longest link-layer header of interfaces that are covered (Ethernet), bytes.
+const LINK_HEADER: u32 = 14;
 const FIN: u8 = 1;
+const SYN: u8 = 1 << 1;
+const RST: u8 = 1 << 2;
+const ACK: u8 = 1 << 4;
+const RST_ACK: u8 = RST | ACK;
+/// `ip_hdr(skb)->frag_off`: more fragments, and where this one begins.
+const IP_MF: u16 = 0x2000;
+const IP_OFFSET: u16 = 0x1fff;
+/// `struct frag_hdr`: the same of IPv6.
+const IP6_MF: u16 = 1;
+const IP6_OFFSET: u16 = 0xfff8;
+/// The hop limit of neighbour discovery: proof that no router has passed it on (RFC 4861 §11.2).
+const ON_LINK: u8 = 255;
 
 /// A packet that a program was given.
 #[derive(Clone, Copy)]
 pub struct Packet(pub *mut __sk_buff);
 
 /// The network header of a packet.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Ip {
     /// Source address, `ip_key` form.
     pub source: [u8; 16],
@@ -46,6 +64,53 @@ pub struct Ip {
     pub protocol: u8,
     /// Offset of the transport header.
     pub transport: u32,
+    /// Hop limit or TTL.
+    pub hops: u8,
+    /// Which part of a packet in fragments it is: 0 none, 1 the first, 2 a later one.
+    pub fragment: u8,
+    /// Which packet in fragments it is part of.
+    pub ident: u32,
+}
+
+impl Ip {
+    /// Whether it is the first part of a packet in fragments.
+    #[inline(always)]
+    pub fn is_first_fragment(&self) -> bool {
+        self.fragment == 1
+    }
+}
+
+/// What network policies look at behind the network header.
+#[derive(Clone, Copy, Default)]
+pub struct Talk {
+    /// TCP, UDP and so on; ICMPv6 is ICMP here.
+    pub protocol: u8,
+    /// Source port; of an ICMP echo, the identifier; else 0.
+    pub source: u16,
+    /// Destination port, likewise.
+    pub destination: u16,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// What a packet is in a conversation.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// The first segment of a TCP connection.
+    Connects,
+    /// A TCP reset without data.
+    Resets,
+    /// Another TCP segment.
+    Continues,
+    /// A packet of a protocol without connections, or of one whose connections are not known here.
+    Datagram,
+    /// An ICMP error, which quotes the packet that it is about.
+    Quotes,
+    /// Neighbour discovery.
+    Link,
+    /// A fragment that has no transport header.
+    #[default]
+    Later,
 }
 
 /// A TCP segment.
@@ -61,6 +126,21 @@ pub struct Tcp {
     pub payload: u32,
     /// Whether the FIN flag is set.
     pub fin: bool,
+}
+
+/// The two ports that the header of TCP, UDP and SCTP begins with.
+#[inline(always)]
+pub fn ports(h: [u8; 4]) -> (u16, u16) {
+    (
+        u16::from_be_bytes([h[0], h[1]]),
+        u16::from_be_bytes([h[2], h[3]]),
+    )
+}
+
+/// [`Ip::fragment`], from whether more come and where this one begins.
+#[inline(always)]
+fn fragment(more: u16, offset: u16) -> u8 {
+    if offset != 0 { 2 } else { u8::from(more != 0) }
 }
 
 macro_rules! field {
@@ -86,6 +166,21 @@ impl Packet {
             )
         };
         if failed == 0 { Some(bytes) } else { None }
+    }
+
+    /// Reads `N` bytes at `offset`; false beyond the end.
+    #[inline(always)]
+    fn load<const N: usize>(self, offset: u32, to: &mut [u8; N]) -> bool {
+        // SAFETY: the helper writes exactly N bytes or zeros.
+        unsafe {
+            bpf_skb_load_bytes_relative(
+                self.0.cast(),
+                offset,
+                to.as_mut_ptr().cast(),
+                N as u32,
+                BPF_HDR_START_NET,
+            ) == 0
+        }
     }
 
     /// `N` bytes at `offset` from the start of the buffer, in page fragments too (where payload is, and where
@@ -130,48 +225,75 @@ impl Packet {
     /// The network header; `None` if the packet is not IP or too short.
     #[inline(always)]
     pub fn ip(self) -> Option<Ip> {
+        let mut ip = Ip::default();
+        self.read_ip(&mut ip).then_some(ip)
+    }
+
+    /// Reads the network header; false if the packet is not IP or too short. Not inlined, so that it has a stack of its
+    /// own, and what is read is read into its place: all functions of a program share 512 bytes.
+    #[inline(never)]
+    pub fn read_ip(self, ip: &mut Ip) -> bool {
         match u16::from_be(field!(self.0, protocol) as u16).into() {
-            ETH_P_IP => self.ip4(),
-            ETH_P_IPV6 => self.ip6(),
-            _ => None,
+            ETH_P_IP => self.read_ip4(0, ip),
+            ETH_P_IPV6 => self.read_ip6(ip),
+            _ => false,
         }
     }
 
+    /// Reads an IPv4 header at `offset`.
     #[inline(always)]
-    fn ip4(self) -> Option<Ip> {
-        let h = self.bytes::<20>(0)?;
-        Some(Ip {
-            source: ip_key([h[12], h[13], h[14], h[15]]),
-            destination: ip_key([h[16], h[17], h[18], h[19]]),
-            protocol: h[9],
-            transport: u32::from(h[0] & 15) * 4,
-        })
+    fn read_ip4(self, offset: u32, ip: &mut Ip) -> bool {
+        let mut h = [0u8; 20];
+        if !self.load(offset, &mut h) {
+            return false;
+        }
+        let field = u16::from_be_bytes([h[6], h[7]]);
+        ip.source = ip_key([h[12], h[13], h[14], h[15]]);
+        ip.destination = ip_key([h[16], h[17], h[18], h[19]]);
+        ip.protocol = h[9];
+        ip.transport = offset + u32::from(h[0] & 15) * 4;
+        ip.hops = h[8];
+        ip.fragment = fragment(field & IP_MF, field & IP_OFFSET);
+        ip.ident = u16::from_be_bytes([h[4], h[5]]).into();
+        true
     }
 
     /// Steps over up to six extension headers, and none behind that of a fragment. A longer chain
     /// keeps the protocol of the last one seen, which no rule allows.
     #[inline(always)]
-    fn ip6(self) -> Option<Ip> {
-        let [protocol] = self.bytes::<1>(6)?;
-        let mut ip = Ip {
-            source: self.bytes(8)?,
-            destination: self.bytes(24)?,
-            protocol,
-            transport: 40,
-        };
+    fn read_ip6(self, ip: &mut Ip) -> bool {
+        let mut h = [0u8; 8];
+        if !self.load(0, &mut h)
+            || !self.load(8, &mut ip.source)
+            || !self.load(24, &mut ip.destination)
+        {
+            return false;
+        }
+        ip.protocol = h[6];
+        ip.hops = h[7];
+        ip.transport = 40;
+        ip.fragment = 0;
+        ip.ident = 0;
         let mut headers = 0;
         while headers < 6 {
             match ip.protocol {
                 IPPROTO_HOPOPTS | IPPROTO_ROUTING | IPPROTO_DSTOPTS => {
-                    let [next, length] = self.bytes::<2>(ip.transport)?;
-                    ip.protocol = next;
-                    ip.transport += (u32::from(length) + 1) * 8;
+                    if !self.load(ip.transport, &mut h) {
+                        return false;
+                    }
+                    ip.protocol = h[0];
+                    ip.transport += (u32::from(h[1]) + 1) * 8;
                 }
                 // All that every fragment of a packet says; what follows is in the first one alone,
                 // and in the others anything.
                 IPPROTO_FRAGMENT => {
-                    let [next] = self.bytes::<1>(ip.transport)?;
-                    ip.protocol = next;
+                    if !self.load(ip.transport, &mut h) {
+                        return false;
+                    }
+                    let field = u16::from_be_bytes([h[2], h[3]]);
+                    ip.protocol = h[0];
+                    ip.fragment = fragment(field & IP6_MF, field & IP6_OFFSET);
+                    ip.ident = u32::from_be_bytes([h[4], h[5], h[6], h[7]]);
                     ip.transport += 8;
                     break;
                 }
@@ -179,7 +301,7 @@ impl Packet {
             }
             headers += 1;
         }
-        Some(ip)
+        true
     }
 
     /// The TCP header behind `ip`. The payload runs to the end of the buffer: on the paths where
@@ -201,6 +323,91 @@ impl Packet {
             payload,
             fin: h[13] & FIN != 0,
         })
+    }
+
+    /// Reads what is behind `ip`, for policies; false if its header is cut off.
+    #[inline(never)]
+    pub fn talk(self, ip: &Ip, talk: &mut Talk) -> bool {
+        match self.parse_talk(ip) {
+            Some(read) => {
+                *talk = read;
+                true
+            }
+            None => false,
+        }
+    }
+
+    #[inline(always)]
+    fn parse_talk(self, ip: &Ip) -> Option<Talk> {
+        let protocol = match ip.protocol {
+            IPPROTO_ICMPV6 => IPPROTO_ICMP,
+            protocol => protocol,
+        };
+        let mut talk = Talk {
+            protocol,
+            source: 0,
+            destination: 0,
+            kind: Kind::Datagram,
+        };
+        if ip.fragment > 1 {
+            talk.kind = Kind::Later;
+            return Some(talk);
+        }
+        match protocol {
+            IPPROTO_TCP => {
+                let h = self.bytes::<14>(ip.transport)?;
+                let header = u32::from(h[12] >> 4) * 4;
+                let is_bare = self.len() <= LINK_HEADER + ip.transport + header;
+                (talk.source, talk.destination) = ports([h[0], h[1], h[2], h[3]]);
+                talk.kind = match h[13] & (SYN | RST | ACK) {
+                    SYN => Kind::Connects,
+                    RST | RST_ACK if is_bare => Kind::Resets,
+                    _ => Kind::Continues,
+                };
+            }
+            IPPROTO_UDP | IPPROTO_SCTP => {
+                (talk.source, talk.destination) = ports(self.bytes::<4>(ip.transport)?);
+            }
+            IPPROTO_ICMP => {
+                let h = self.bytes::<8>(ip.transport)?;
+                let ident = u16::from_be_bytes([h[4], h[5]]);
+                talk.kind = match (ip.protocol, h[0]) {
+                    (IPPROTO_ICMPV6, 133..=137) if ip.hops == ON_LINK => Kind::Link,
+                    (IPPROTO_ICMPV6, 1..=4) | (IPPROTO_ICMP, 3 | 11 | 12) => Kind::Quotes,
+                    _ => Kind::Datagram,
+                };
+                if matches!(
+                    (ip.protocol, h[0]),
+                    (IPPROTO_ICMPV6, 128 | 129) | (IPPROTO_ICMP, 0 | 8)
+                ) {
+                    (talk.source, talk.destination) = (ident, ident);
+                }
+            }
+            _ => {}
+        }
+        Some(talk)
+    }
+
+    /// Reads addresses, protocol and ports of the packet that an ICMP error is about; false if they are cut off. Extension
+    /// headers in it are not looked behind.
+    #[inline(never)]
+    pub fn quoted(self, ip: &Ip, about: &mut Ip, ports: &mut [u8; 4]) -> bool {
+        let at = ip.transport + 8;
+        let read = if ip.protocol == IPPROTO_ICMPV6 {
+            let mut h = [0u8; 8];
+            about.transport = at + 40;
+            let read = self.load(at, &mut h);
+            about.protocol = h[6];
+            read && self.load(at + 8, &mut about.source)
+                && self.load(at + 24, &mut about.destination)
+        } else {
+            self.read_ip4(at, about)
+        };
+        if about.protocol == IPPROTO_ICMPV6 {
+            about.protocol = IPPROTO_ICMP;
+        }
+        let has_ports = matches!(about.protocol, IPPROTO_TCP | IPPROTO_UDP | IPPROTO_SCTP);
+        read && (!has_ports || self.load(about.transport, ports))
     }
 
     /// The full TCP socket that sends or receives this packet, if there is one.

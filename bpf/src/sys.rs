@@ -185,9 +185,21 @@ impl SockOps {
         field!(self.0, snd_nxt)
     }
 
-    /// Addresses and ports; `None` for a family other than IPv4 and IPv6.
+    /// Reads addresses and ports; false for a family other than IPv4 and IPv6. Not inlined, so that it has a stack of its
+    /// own.
+    #[inline(never)]
+    pub fn read_tuple(self, tuple: &mut Tuple) -> bool {
+        match self.tuple() {
+            Some(read) => {
+                *tuple = read;
+                true
+            }
+            None => false,
+        }
+    }
+
     #[inline(always)]
-    pub fn tuple(self) -> Option<Tuple> {
+    fn tuple(self) -> Option<Tuple> {
         // All are read before the branch: LLVM would merge two reads in two branches into one
         // through a computed pointer, which the verifier refuses.
         let family: u32 = field!(self.0, family);
@@ -290,6 +302,12 @@ impl SockAddr {
         } else {
             Some(Sock(sk.cast()))
         }
+    }
+
+    /// Destination port of a connect call.
+    #[inline(always)]
+    pub fn port(self) -> u16 {
+        u16::from_be(field!(self.0, user_port) as u16)
     }
 
     /// Destination of a connect4 call.
@@ -601,9 +619,14 @@ pub fn set_lowat_of(sock: Sock, value: u32) -> bool {
     set_lowat(sock.0, value)
 }
 
-/// Addresses and ports of a socket of `iter/tcp`.
+/// Reads addresses and ports of a socket of `iter/tcp`. Not inlined, so that it has a stack of its own.
+#[inline(never)]
+pub fn read_tuple(sk_common: *const c_void, tuple: &mut Tuple) {
+    *tuple = tuple_of(sk_common);
+}
+
 #[inline(always)]
-pub fn tuple_of(sk_common: *const c_void) -> Tuple {
+fn tuple_of(sk_common: *const c_void) -> Tuple {
     let sk = sk_common.cast::<u8>();
     let family: u16 = read_kernel(sk, offsets::OFF_SKC_FAMILY.load());
     let v6 = u32::from(family) == AF_INET6;

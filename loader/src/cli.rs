@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::commands::{
-    self, Context, Error, Saying, apply, check, down, import, key, pki, plan, status,
+    self, Context, Error, Saying, apply, check, down, import, key, pki, plan, policy, status,
 };
 use crate::controls::Controls;
 use crate::report::Report;
@@ -56,6 +56,11 @@ enum Command {
     Key,
     /// Print what Kubernetes' policies and certificates are in this tool's configuration
     Import(import::Arguments),
+    /// Who may talk to whom: list the rules, look at the maps, ask what would become of a connection
+    #[command(subcommand)]
+    Policy(policy::Command),
+    /// Show whose each address is, as the programs see it
+    Ipcache,
     /// Run the built-in CA: certificates of this node's workloads
     #[command(subcommand)]
     Pki(pki::Command),
@@ -95,6 +100,8 @@ pub fn main(controls: Controls) -> ExitCode {
         Command::Down(_) => down::run(&context),
         Command::Key => key::run(&context),
         Command::Import(arguments) => import::run(&context, &arguments),
+        Command::Policy(command) => policy::run(&context, command),
+        Command::Ipcache => policy::ipcache(&context),
         Command::Pki(command) => pki::run(&context, command),
     };
     match result {

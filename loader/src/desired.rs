@@ -16,10 +16,11 @@ use crate::{
         choice::{Access, Existing},
         value::{InterfaceName, Label, WorkloadName},
     },
+    policy,
     state::{
         Attachment, Bundle, Datapath, Endpoint, Facts, Found, Hook, Key, Live, Namespace, Node,
-        Peer, PresharedKey, Program, Route, Saved, Settings, State, Target, Veth, Wireguard,
-        Workload,
+        Peer, PeerWorkload, PresharedKey, Program, Route, Saved, Settings, State, Target, Veth,
+        Wireguard, Workload,
     },
 };
 
@@ -46,6 +47,8 @@ pub fn desired(config: &Config, facts: &Facts) -> State {
             workloads: workloads(config, &ids),
             nodes: nodes(config),
             bundles: bundles(config),
+            peer_workloads: peer_workloads(config),
+            policies: policy::compile(config, &ids),
             attachments: attachments(config, facts),
         }),
         namespaces: namespaces(config, facts, &ids),
@@ -213,6 +216,19 @@ fn bundles(config: &Config) -> BTreeMap<u32, Bundle> {
         file: bundle.file.clone(),
     };
     (1..).zip(config.bundles.iter().map(bundle)).collect()
+}
+
+fn peer_workloads(config: &Config) -> BTreeMap<IpAddr, PeerWorkload> {
+    let workloads = config.peers.iter().flat_map(|peer| &peer.workloads);
+    let entries = workloads.flat_map(|workload| {
+        let entry = PeerWorkload {
+            name: workload.name.clone(),
+            spiffe_id: workload.spiffe_id.clone(),
+        };
+        let addresses = workload.addresses.iter();
+        addresses.map(move |address| (address.0, entry.clone()))
+    });
+    entries.collect()
 }
 
 /// This node's helper and those of the peers that say where theirs is. None of them without a peer

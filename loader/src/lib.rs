@@ -13,6 +13,7 @@ pub mod kernel;
 pub mod op;
 pub mod pki;
 pub mod plan;
+pub mod policy;
 pub mod report;
 pub mod state;
 mod sys;

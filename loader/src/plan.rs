@@ -4,6 +4,8 @@
 //! check (the order of [`crate::state::Program`]), then the tunnel and its routes, then the
 //! workloads' own namespaces. Removal goes the exact reverse way, after everything that is added.
 
+use std::net::IpAddr;
+
 use crate::{
     config::value::{AbsolutePath, InterfaceName},
     desired::DEFAULT_LOWAT,
@@ -200,6 +202,7 @@ fn contents(desired: &State, observed: &State) -> Stage {
         }
     }
     bundles(wanted, found, &mut stage);
+    policies(wanted, found, &mut stage);
     for (net, endpoint) in &wanted.ipcache {
         if found.ipcache.get(net) != Some(endpoint) {
             stage
@@ -242,6 +245,29 @@ fn bundles(wanted: &Datapath, found: &Datapath, stage: &mut Stage) {
     let gone = |id: &&u32| !wanted.bundles.contains_key(id);
     for id in found.bundles.keys().filter(gone) {
         stage.remove.push(DatapathOp::DeleteBundle(*id).into());
+    }
+}
+
+/// Before the addresses of new workloads: whoever has one is known to the policies. That there are none any more opens.
+fn policies(wanted: &Datapath, found: &Datapath, stage: &mut Stage) {
+    for (ip, workload) in &wanted.peer_workloads {
+        if found.peer_workloads.get(ip) != Some(workload) {
+            let set = DatapathOp::SetPeerWorkload(*ip, workload.clone());
+            stage.add.push(set.into());
+        }
+    }
+    let gone = |ip: &&IpAddr| !wanted.peer_workloads.contains_key(ip);
+    for ip in found.peer_workloads.keys().filter(gone) {
+        stage
+            .remove
+            .push(DatapathOp::DeletePeerWorkload(*ip).into());
+    }
+    if wanted.policies != found.policies {
+        let set = DatapathOp::SetPolicies(wanted.policies.clone()).into();
+        match &wanted.policies {
+            Some(_) => stage.add.push(set),
+            None => stage.remove.push(set),
+        }
     }
 }
 
@@ -317,11 +343,10 @@ fn namespaces(desired: &State, observed: &State) -> Stage {
         (Some(before), Some(wanted)) => wanted.seals_more_than(before),
         _ => false,
     };
+    let again = seals_more || denies_more(desired, observed);
     for (cookie, wanted) in &desired.namespaces {
         if let Some(found) = observed.namespaces.get(cookie) {
-            stage
-                .add
-                .extend(take_over(*cookie, wanted, found, seals_more));
+            stage.add.extend(take_over(*cookie, wanted, found, again));
         }
     }
     for (cookie, found) in &observed.namespaces {
@@ -330,6 +355,18 @@ fn namespaces(desired: &State, observed: &State) -> Stage {
         }
     }
     stage
+}
+
+/// Whether policies have changed so that connections may be open which are not allowed any more.
+fn denies_more(desired: &State, observed: &State) -> bool {
+    match (&desired.datapath, &observed.datapath) {
+        (Some(wanted), Some(found)) => {
+            wanted.policies.is_some()
+                && !wanted.settings.keep_revoked
+                && (wanted.policies != found.policies || found.settings.keep_revoked)
+        }
+        _ => false,
+    }
 }
 
 /// The entry comes first, because it keeps what is put back in the end; the take-over comes after

@@ -2,6 +2,7 @@
 //! colours, which `main` takes out again where nobody can see them.
 
 mod pki;
+pub mod policy;
 
 use std::fmt::{self, Write};
 use std::net::{Ipv6Addr, SocketAddr};
@@ -15,7 +16,10 @@ use crate::config::value::{AbsolutePath, PublicKey, WorkloadName};
 use crate::import::Imported;
 use crate::op::Op;
 use crate::pki::work::{Certificate, Outcome};
+use crate::policy::explain::Answer;
 use crate::state::State;
+
+use self::policy::{Address, Dump, Listed};
 
 const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default();
@@ -49,6 +53,17 @@ pub enum Report {
     PkiList {
         /// Oldest first.
         certificates: Vec<Certificate>,
+    },
+    /// `policy list`.
+    PolicyList(Listed),
+    /// `policy dump`.
+    PolicyDump(Box<Dump>),
+    /// `policy test`.
+    PolicyTest(Box<Answer>),
+    /// `ipcache`.
+    Ipcache {
+        /// By address.
+        addresses: Vec<Address>,
     },
 }
 
@@ -230,6 +245,10 @@ impl fmt::Display for Report {
             Self::Import(imported) => f.write_str(&imported.toml),
             Self::Pki(outcome) => outcome.fmt(f),
             Self::PkiList { certificates } => pki::list(f, certificates),
+            Self::PolicyList(listed) => listed.fmt(f),
+            Self::PolicyDump(dump) => dump.fmt(f),
+            Self::PolicyTest(answer) => answer.fmt(f),
+            Self::Ipcache { addresses } => addresses.iter().try_for_each(|it| writeln!(f, "{it}")),
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use ipnet::IpNet;
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{
     choice::{Cipher, Mode},
+    network_policy::Mtls,
     value::{
         AbsolutePath, Digest, InterfaceName, Label, PublicKey, SpiffeId, TrustDomain, WorkloadName,
     },
@@ -123,6 +124,12 @@ pub struct Datapath {
     /// The `BUNDLES` map by number, from 1 on.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub bundles: BTreeMap<u32, Bundle>,
+    /// The `PEER_WORKLOADS` map by address.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub peer_workloads: BTreeMap<IpAddr, PeerWorkload>,
+    /// What is in force of network policies; `None` if there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policies: Option<Policies>,
     /// Pinned links, in the order in which they are attached.
     pub attachments: BTreeSet<Attachment>,
 }
@@ -182,6 +189,51 @@ pub struct Workload {
     pub netns: AbsolutePath,
     /// Cipher to seal with.
     pub cipher: Cipher,
+}
+
+/// A workload of another node; see [`underseal_abi::PeerWorkload`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerWorkload {
+    /// `namespace/name`.
+    pub name: WorkloadName,
+    /// SPIFFE ID.
+    pub spiffe_id: SpiffeId,
+}
+
+/// Network policies as the programs look them up: the generation that is in force of the maps `SUBJECTS`, `PEERS` and
+/// `GRANTS`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policies {
+    /// Workloads of this node by id: in which directions they are selected, as [`underseal_abi::Subject::selected`].
+    pub subjects: BTreeMap<u32, u32>,
+    /// The number of each network that is no workload of this node.
+    pub peers: BTreeMap<IpNet, u32>,
+    /// What is allowed.
+    pub grants: BTreeSet<Grant>,
+}
+
+/// Something that is allowed; see [`underseal_abi::grant_key`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grant {
+    /// Id of the workload of this node that it is about.
+    pub subject: u32,
+    /// [`underseal_abi::Direction`] as u8.
+    pub direction: u8,
+    /// The peer's number, or [`underseal_abi::ANYBODY`].
+    pub peer: u32,
+    /// Protocol number; `None`: all that no longer key is for.
+    pub protocol: Option<u8>,
+    /// Port of the server.
+    pub port: u16,
+    /// How many leading bits of it count.
+    pub port_bits: u8,
+    /// Number of the rule that decides.
+    pub rule: u32,
+    /// What it demands of mTLS.
+    pub mtls: Mtls,
 }
 
 /// Where a node's helper is reached; see [`underseal_abi::Node`].

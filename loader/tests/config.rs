@@ -1,5 +1,5 @@
 //! Golden mistakes: `config/<case>.{toml,yaml,json}` → `<case>.<ending>.txt`, the whole message. And
-//! the shipped example, which has none.
+//! the shipped examples, which have none.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{fs, path::Path};
@@ -34,10 +34,13 @@ fn mistakes() {
 }
 
 #[test]
-fn the_example_is_in_order() {
+fn the_examples_are_in_order() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/underseal.toml");
     let config = parse(&example).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(config.workloads.len(), 2);
+    let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/policy.toml");
+    let config = parse(&policies).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(config.network_policies.len(), 3);
 }
 
 #[test]

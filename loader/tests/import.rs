@@ -7,7 +7,7 @@ use std::{fs, path::PathBuf};
 use assert_cmd::Command;
 use support::golden;
 use underseal::{
-    config::{Config, Format, Source},
+    config::{Config, ConfigError, Format, Source},
     import::{self, Effect, Imported},
 };
 
@@ -40,6 +40,15 @@ fn parsed(imported: &Imported) -> toml::Table {
         .toml
         .parse()
         .unwrap_or_else(|error| panic!("{error}\n{}", imported.toml))
+}
+
+/// The configuration of a node with these sections.
+fn configured(sections: &str) -> Result<Config, ConfigError> {
+    Config::parse(&Source {
+        name: "test.toml".into(),
+        text: format!("{NODE}{sections}"),
+        format: Format::Toml,
+    })
 }
 
 /// The first policy, as a value.
@@ -78,6 +87,11 @@ fn examples_become_what_lies_beside_them() {
             assert!(imported.toml.contains(&line), "{line}");
         }
         golden::compare(&path.with_extension("toml"), &imported.toml);
+        // Where a Certificate says nothing, something has to be filled in.
+        let filled = imported
+            .toml
+            .replace("addresses = []", "addresses = [\"10.1.0.10\"]");
+        configured(&filled).unwrap_or_else(|error| panic!("{error}"));
     }
 }
 
@@ -296,16 +310,10 @@ fn a_certificate_makes_a_workload_that_lacks_its_addresses() {
     let path =
         PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples/import/certificate.toml");
     let text = fs::read_to_string(path).unwrap();
-    let parse = |text: String| {
-        Config::parse(&Source {
-            name: "test.toml".into(),
-            text: format!("{NODE}{text}"),
-            format: Format::Toml,
-        })
-    };
-    let error = parse(text.clone()).unwrap_err().to_string();
+    let error = configured(&text).unwrap_err().to_string();
     assert!(error.contains("a workload needs an address"), "{error}");
-    let config = parse(text.replace("addresses = []", "addresses = [\"10.1.0.10\"]")).unwrap();
+    let filled = text.replace("addresses = []", "addresses = [\"10.1.0.10\"]");
+    let config = configured(&filled).unwrap();
     let cart = &config.workloads[0];
     assert_eq!(
         cart.spiffe_id.as_str(),

@@ -26,6 +26,10 @@ pub struct Config {
     pub flags: u32,
     /// First 16 bytes of the SHA-256 of the object file whose programs are attached.
     pub object: [u8; 16],
+    /// Which generation of `SUBJECTS`, `PEERS` and `GRANTS` is in force; 0: there are no network policies.
+    pub policy: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 impl Config {
@@ -261,6 +265,39 @@ pub struct Bundle {
     pub file: [u8; 256],
 }
 
+/// A workload of another node, as the configuration knows it: value of `PEER_WORKLOADS`, whose key is its address in
+/// [`ip_key`] form.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerWorkload {
+    /// `namespace/name`. UTF-8, padded with zeros, never cut.
+    pub name: [u8; 128],
+    /// SPIFFE ID, the only one that its certificate may have.
+    pub spiffe_id: [u8; 256],
+}
+
+/// A packet that would be the answer to one that passed: key of `REPLIES`, whose value is the time at which that was
+/// (ns, `CLOCK_MONOTONIC`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reply {
+    /// Its source address, [`ip_key`] form.
+    pub source: [u8; 16],
+    /// Its destination address.
+    pub destination: [u8; 16],
+    /// Its source port; of an ICMP echo, the identifier.
+    pub source_port: u16,
+    /// Its destination port; of an ICMP echo, the identifier.
+    pub destination_port: u16,
+    /// Protocol as in a [`crate::grant_key`].
+    pub protocol: u32,
+}
+
+impl Reply {
+    /// How long after a packet an answer to it may come, ns.
+    pub const PATIENCE: u64 = 180_000_000_000;
+}
+
 /// `TCP_NOTSENT_LOWAT` as an application has set it while its socket was held.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -339,6 +376,8 @@ pub enum Unplaced {
     Full = 1,
     /// Its own address is not its workload's.
     Foreign = 2,
+    /// Network policies do not allow it any more: they were changed while it was being made.
+    Refused = 3,
 }
 
 /// Why the guard dropped a segment.
@@ -469,6 +508,10 @@ counters! {
     RefusedMptcp = "refused_mptcp",
     /// Requests for TCP Fast Open; the connection is made without.
     RefusedFastOpen = "refused_fast_open",
+    /// Connections and packets that network policies do not allow.
+    RefusedPolicy = "refused_policy",
+    /// Connections and packets that a network policy allows only sealed, and that would not be.
+    RefusedMtls = "refused_mtls",
 }
 
 counters! {
@@ -520,6 +563,8 @@ counters! {
     ResetRevoked = "reset_revoked",
     /// New files of an identity that could not be used; the old certificate serves until its end.
     IdentityKept = "identity_kept",
+    /// Resets: network policies were changed while the connection was being made.
+    ResetPolicy = "reset_policy",
     /// Now: identities whose files cannot be used.
     IdentitiesBroken = "identities_broken",
     /// Now: identities whose certificate ends soon, and nobody has renewed it.
@@ -527,7 +572,7 @@ counters! {
 }
 
 const _: () = {
-    assert!(size_of::<Config>() == 32);
+    assert!(size_of::<Config>() == 40);
     assert!(size_of::<Endpoint>() == 16);
     assert!(size_of::<Netns>() == 16);
     assert!(size_of::<Workload>() == 904);
@@ -537,6 +582,11 @@ const _: () = {
     assert!(size_of::<Seal>() == 48);
     assert!(size_of::<Chain>() == 8192);
     assert!(size_of::<Bundle>() == 512);
+    assert!(size_of::<PeerWorkload>() == 384);
+    assert!(size_of::<Reply>() == 40);
+    assert!(size_of::<crate::Subject>() == 4);
+    assert!(size_of::<crate::SubjectKey>() == 8);
+    assert!(size_of::<crate::Grant>() == 8);
     assert!(size_of::<Lowat>() == 8);
     assert!(size_of::<Socket>() == 112);
     assert!(size_of::<Sleeper>() == 16);

@@ -12,17 +12,22 @@ mod path;
 #[cfg(feature = "user")]
 mod pod;
 mod record;
+mod verdict;
 
 pub use layout::{
     Bundle, COUNTERS, Chain, Config, Conn, Counter, Drop, Endpoint, Event, EventKind,
-    HELPER_COUNTERS, HelperCounter, Lowat, Netns, Node, Role, Seal, Sleeper, Socket, State, Tally,
-    TaskFile, Tuple, Unplaced, Workload, ip_key,
+    HELPER_COUNTERS, HelperCounter, Lowat, Netns, Node, PeerWorkload, Reply, Role, Seal, Sleeper,
+    Socket, State, Tally, TaskFile, Tuple, Unplaced, Workload, ip_key,
 };
 pub use path::{Mode, Path, Policy, connection_of, is_link_scope, is_loopback, mode_of, path_of};
 pub use record::{Flow, Segment, Step, Verdict};
+pub use verdict::{
+    ANY_PORT, ANY_PROTOCOL, ANYBODY, Direction, Grant, Mtls, Ruling, Side, Subject, SubjectKey,
+    WORLD, Way, grant_key, peer_key, ruling,
+};
 
 /// Version of every layout and name in this crate. Written by the loader into [`Config::abi`].
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// [`Endpoint::node`] of addresses that belong to the node the program runs on.
 pub const THIS_NODE: u32 = 1;

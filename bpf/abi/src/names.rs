@@ -44,8 +44,24 @@ pub const CHAINS: &str = "CHAINS";
 /// Hash: number from 1 on to [`crate::Bundle`].
 pub const BUNDLES: &str = "BUNDLES";
 
+/// Hash: [`crate::SubjectKey`] to [`crate::Subject`]: what policies say of this node's workloads.
+pub const SUBJECTS: &str = "SUBJECTS";
+/// LPM trie: [`crate::peer_key`] to u32, the number of an address in rules.
+pub const PEERS: &str = "PEERS";
+/// LPM trie: [`crate::grant_key`] to [`crate::Grant`].
+pub const GRANTS: &str = "GRANTS";
+/// Per-CPU array of [`crate::Tally`]: what each rule let pass. An odd generation of rules has the indices from 0 on, an
+/// even one those from [`RULES_HALF`] on.
+pub const RULES: &str = "RULES";
+/// Half of the places in [`RULES`]: rules have numbers below this.
+pub const RULES_HALF: u32 = 4096;
+/// LRU hash: [`crate::Reply`] to the time of the packet that it would be the answer to.
+pub const REPLIES: &str = "REPLIES";
+/// Hash: address to [`crate::PeerWorkload`].
+pub const PEER_WORKLOADS: &str = "PEER_WORKLOADS";
+
 /// All maps that are pinned, in the order in which they are created.
-pub const ALL_MAPS: [&str; 16] = [
+pub const ALL_MAPS: [&str; 22] = [
     CONFIG,
     IPCACHE,
     NETNS,
@@ -62,6 +78,12 @@ pub const ALL_MAPS: [&str; 16] = [
     SEALS,
     CHAINS,
     BUNDLES,
+    SUBJECTS,
+    PEERS,
+    GRANTS,
+    RULES,
+    REPLIES,
+    PEER_WORKLOADS,
 ];
 
 /// Iterator over the descriptors of one process; writes [`crate::TaskFile`] records.

@@ -4,8 +4,8 @@
 use aya::Pod;
 
 use crate::{
-    Bundle, Chain, Config, Conn, Endpoint, Event, Flow, Netns, Node, Seal, Sleeper, Socket, Tally,
-    TaskFile, Workload,
+    Bundle, Chain, Config, Conn, Endpoint, Event, Flow, Grant, Netns, Node, PeerWorkload, Reply,
+    Seal, Sleeper, Socket, Subject, SubjectKey, Tally, TaskFile, Workload,
 };
 
 macro_rules! pod {
@@ -19,6 +19,24 @@ macro_rules! pod {
 }
 
 pod!(
-    Bundle, Chain, Config, Conn, Endpoint, Event, Flow, Netns, Node, Seal, Sleeper, Socket, Tally,
-    TaskFile, Workload
+    Bundle,
+    Chain,
+    Config,
+    Conn,
+    Endpoint,
+    Event,
+    Flow,
+    Grant,
+    Netns,
+    Node,
+    PeerWorkload,
+    Reply,
+    Seal,
+    Sleeper,
+    Socket,
+    Subject,
+    SubjectKey,
+    Tally,
+    TaskFile,
+    Workload
 );

@@ -17,7 +17,8 @@ use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use underseal_abi::{
     ABI_VERSION, Bundle as RawBundle, Chain, Config, Conn, Counter, Endpoint, Event, HelperCounter,
-    Mode, Node, Seal, Sleeper, Socket, State, Tally, TaskFile, Workload, mode_of, names,
+    Mode, Node, PeerWorkload, Seal, Sleeper, Socket, State, Tally, TaskFile, Workload, mode_of,
+    names,
 };
 
 use super::{names::text, reset::in_namespace, sys};
@@ -39,6 +40,7 @@ pub(super) struct Maps {
     seals: HashMap<MapData, u64, Seal>,
     chains: HashMap<MapData, [u8; 32], Chain>,
     bundles: HashMap<MapData, u32, RawBundle>,
+    peer_workloads: HashMap<MapData, [u8; 16], PeerWorkload>,
     states: OwnedFd,
     sockets: OwnedFd,
     task_file: OwnedFd,
@@ -78,6 +80,7 @@ impl Maps {
             seals: HashMap::try_from(Map::HashMap(pinned(names::SEALS)?))?,
             chains: HashMap::try_from(Map::HashMap(pinned(names::CHAINS)?))?,
             bundles: HashMap::try_from(Map::HashMap(pinned(names::BUNDLES)?))?,
+            peer_workloads: HashMap::try_from(Map::HashMap(pinned(names::PEER_WORKLOADS)?))?,
             states: object(names::MAPS, names::STATES)?,
             sockets: object(names::MAPS, names::SOCKETS)?,
             task_file: object(names::PROGS, names::ITER_TASK_FILE)?,
@@ -95,6 +98,11 @@ impl Maps {
     /// Whose an address is.
     pub(super) fn endpoint(&self, address: &[u8; 16]) -> Option<Endpoint> {
         self.ipcache.get(&Network::new(128, *address), 0).ok()
+    }
+
+    /// The workload of another node that has this address, if the configuration knows it.
+    pub(super) fn peer_workload(&self, address: &[u8; 16]) -> Option<PeerWorkload> {
+        self.peer_workloads.get(address, 0).ok()
     }
 
     /// Where the nodes' helpers are.

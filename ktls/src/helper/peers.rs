@@ -102,8 +102,8 @@ impl Peers {
         self.store.take_complaints()
     }
 
-    /// Begins a handshake as the workload of `conn`, with a workload of another node. Which ones
-    /// there are is not known here: any of the trust domain will do.
+    /// Begins a handshake as the workload of `conn`, with a workload of another node. If the configuration knows whose
+    /// the address is, none but that will do; else any of the trust domain.
     pub(super) fn relay(&self, maps: &Maps, conn: &Conn, role: Role) -> Result<Relay> {
         let workload = maps.workload(conn.workload)?;
         let (identity, id) = (self.identity(&workload)?, spiffe_id(&workload)?);
@@ -114,9 +114,17 @@ impl Peers {
             text(&workload.name),
             identity.id()
         );
+        let peer = maps.peer_workload(&conn.tuple.remote);
+        let peer = peer.map(|it| {
+            let id = text(&it.spiffe_id).parse::<SpiffeId>();
+            id.with_context(|| format!("SPIFFE ID of {}", text(&it.name)))
+        });
+        let peer = peer.transpose()?;
         let party = Party {
             identity: &identity,
-            expects: Expects::AnyOfDomainOf(&id),
+            expects: peer
+                .as_ref()
+                .map_or(Expects::AnyOfDomainOf(&id), Expects::from),
         };
         let relay = Relay::new(party, role, cipher(&workload)?);
         relay.with_context(|| format!("handshake of {id} with the other node"))

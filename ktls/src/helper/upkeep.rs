@@ -192,6 +192,11 @@ impl Session {
                 HelperCounter::ResetRefused,
                 "its address is not its workload's",
             )
+        } else if reason == Unplaced::Refused as u32 {
+            (
+                HelperCounter::ResetPolicy,
+                "network policies do not allow it any more",
+            )
         } else {
             (HelperCounter::ResetFull, "the table of connections is full")
         };

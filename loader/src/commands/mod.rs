@@ -8,6 +8,7 @@ pub mod import;
 pub mod key;
 pub mod pki;
 pub mod plan;
+pub mod policy;
 pub mod status;
 
 use std::fmt::Write as _;

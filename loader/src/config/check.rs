@@ -6,13 +6,13 @@ use std::{collections::BTreeMap, str::FromStr};
 use figment::{Figment, error::Kind};
 
 use super::{
-    Config, ConfigError, Diagnostic, Node, Peer, Policy, Seal, Source, Wireguard, Workload,
+    Config, ConfigError, Diagnostic, Node, Peer, Policy, Seal, Source, Wireguard,
     bundle::{self, TrustBundle},
     choice::Access,
     network::Network,
     raw::{self, Raw},
     source::Tree,
-    value::{Invalid, Label, TrustDomain},
+    value::{Invalid, TrustDomain},
 };
 
 /// Smallest MTU that IPv6 can live with (RFC 8200 §5).
@@ -133,15 +133,16 @@ impl Checker {
             .peer
             .iter()
             .enumerate()
-            .map(|(i, peer)| self.peer(i, peer))
+            .map(|(i, peer)| self.peer(i, peer, domain))
             .collect();
         let workloads: Vec<_> = raw
             .workload
             .iter()
             .enumerate()
-            .map(|(i, workload)| self.workload(i, workload, domain))
+            .map(|(i, workload)| self.workload(i, workload, &raw.node))
             .collect();
         let bundles = self.bundles(&raw.trust_bundle, domain);
+        let network_policies = self.network_policies(&raw.network_policy);
         if !self.faults.is_empty() {
             return None;
         }
@@ -157,12 +158,20 @@ impl Checker {
             policy: policy?,
             pki: pki?,
             workloads: workloads.into_iter().collect::<Option<_>>()?,
+            network_policies,
         };
         self.networks(&config);
         self.peers(&config);
         self.helpers(&config);
         self.devices(&config);
         self.workloads(&config);
+        self.peer_workloads(&config);
+        self.rules(&config);
+        if self.faults.is_empty()
+            && let Some(why) = crate::policy::too_much(&config)
+        {
+            self.fault("network_policy", why);
+        }
         Some(config)
     }
 
@@ -209,7 +218,7 @@ impl Checker {
         })
     }
 
-    fn peer(&mut self, i: usize, raw: &raw::Peer) -> Option<Peer> {
+    fn peer(&mut self, i: usize, raw: &raw::Peer, domain: &str) -> Option<Peer> {
         let at = format!("peer.{i}");
         let name = self.value(format!("{at}.name"), &raw.name);
         let public_key = self.value(format!("{at}.public_key"), &raw.public_key);
@@ -231,6 +240,12 @@ impl Checker {
                 .value(format!("{at}.preshared_key_file"), path)
                 .map(Some),
         };
+        let workloads = raw.workload.iter().enumerate();
+        let workloads: Vec<_> = workloads
+            .map(|(w, workload)| {
+                self.peer_workload(&format!("{at}.workload.{w}"), workload, (&raw.name, domain))
+            })
+            .collect();
         Some(Peer {
             name: name?,
             public_key: public_key?,
@@ -239,6 +254,7 @@ impl Checker {
             address: address?,
             persistent_keepalive: raw.persistent_keepalive.unwrap_or(0),
             preshared_key_file: preshared_key_file?,
+            workloads: workloads.into_iter().collect::<Option<_>>()?,
         })
     }
 
@@ -293,47 +309,6 @@ impl Checker {
         Some(Policy {
             outside: outside?,
             non_tcp: non_tcp?,
-        })
-    }
-
-    fn workload(&mut self, i: usize, raw: &raw::Workload, domain: &str) -> Option<Workload> {
-        let at = format!("workload.{i}");
-        let name: Option<Label> = self.value(format!("{at}.name"), &raw.name);
-        let namespace: Option<Label> = self.or(
-            format!("{at}.namespace"),
-            raw.namespace.as_deref(),
-            "default",
-        );
-        // A missing one is the name, whose fault is then reported once.
-        let account: Option<Label> = match &raw.service_account {
-            Some(account) => self.value(format!("{at}.service_account"), account),
-            None => name.clone(),
-        };
-        let netns = self.value(format!("{at}.netns"), &raw.netns);
-        let interface = self.or(format!("{at}.interface"), raw.interface.as_deref(), "eth0");
-        let addresses = self.list(&format!("{at}.addresses"), &raw.addresses);
-        if raw.addresses.is_empty() {
-            self.fault(format!("{at}.addresses"), "a workload needs an address");
-        }
-        let (name, namespace, account) = (name?, namespace?, account?);
-        let dns_names = self.dns_names(&at, &name, &namespace, &raw.dns_names);
-        let identity = self.or(
-            format!("{at}.identity"),
-            raw.identity.as_deref(),
-            &format!("/var/lib/underseal/identities/{namespace}/{name}"),
-        );
-        Some(Workload {
-            // Both are built from parts that were checked; a trust domain at fault is reported
-            // where it stands.
-            name: format!("{namespace}/{name}").parse().ok()?,
-            spiffe_id: format!("spiffe://{domain}/ns/{namespace}/sa/{account}")
-                .parse()
-                .ok()?,
-            netns: netns?,
-            interface: interface?,
-            addresses,
-            identity: identity?,
-            dns_names,
         })
     }
 
@@ -500,41 +475,8 @@ impl Checker {
         }
     }
 
-    fn workloads(&mut self, config: &Config) {
-        let mut names = Unique::default();
-        let mut namespaces = Unique::default();
-        let mut addresses = Unique::default();
-        if let Some(wireguard) = &config.wireguard {
-            for (i, address) in wireguard.addresses.iter().enumerate() {
-                let path = format!("wireguard.addresses.{i}");
-                self.once(&mut addresses, path, address.0.addr().to_string());
-            }
-        }
-        for (i, workload) in config.workloads.iter().enumerate() {
-            let at = format!("workload.{i}");
-            self.once(&mut names, format!("{at}.name"), workload.name.to_string());
-            self.once(
-                &mut namespaces,
-                format!("{at}.netns"),
-                workload.netns.to_string(),
-            );
-            for (a, address) in workload.addresses.iter().enumerate() {
-                let path = format!("{at}.addresses.{a}");
-                if !config
-                    .node
-                    .networks
-                    .iter()
-                    .any(|net| net.0.contains(&address.0))
-                {
-                    self.fault(path.clone(), "lies in none of `node.networks`");
-                }
-                self.once(&mut addresses, path, address.to_string());
-            }
-        }
-    }
-
     /// Reports `value` if it was there before.
-    fn once(&mut self, seen: &mut Unique, path: String, value: String) {
+    pub(super) fn once(&mut self, seen: &mut Unique, path: String, value: String) {
         if let Some(first) = seen.0.get(&value) {
             self.fault(path, format!("is the same as `{first}`"));
         } else {
@@ -545,7 +487,7 @@ impl Checker {
 
 /// Values that must not occur twice, with the path of the first one.
 #[derive(Default)]
-struct Unique(BTreeMap<String, String>);
+pub(super) struct Unique(BTreeMap<String, String>);
 
 impl From<(String, String)> for Unique {
     fn from((path, value): (String, String)) -> Self {

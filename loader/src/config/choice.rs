@@ -40,6 +40,8 @@ macro_rules! choice {
     };
 }
 
+pub(super) use choice;
+
 choice! {
     /// Cipher suite of sealed connections.
     Cipher, "a cipher":

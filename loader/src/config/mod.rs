@@ -7,17 +7,22 @@ pub mod bundle;
 mod check;
 pub mod choice;
 mod diagnostic;
+pub mod label;
 pub mod network;
+pub mod network_policy;
 pub mod pki;
 mod raw;
 mod source;
 pub mod value;
+mod workload;
 
 use std::fmt;
 
 use bundle::TrustBundle;
 use choice::{Access, Cipher, Existing, Mode};
+use label::Labels;
 use network::{Address, DeviceAddress, Network, PeerEndpoint};
+use network_policy::NetworkPolicy;
 use pki::{DnsName, Pki};
 use value::{AbsolutePath, InterfaceName, Label, PublicKey, SpiffeId, TrustDomain, WorkloadName};
 
@@ -45,6 +50,8 @@ pub struct Config {
     pub workloads: Vec<Workload>,
     /// Whom workloads of other trust domains are verified against.
     pub bundles: Vec<TrustBundle>,
+    /// Who may talk to whom, in the file's order.
+    pub network_policies: Vec<NetworkPolicy>,
 }
 
 /// This node.
@@ -95,6 +102,23 @@ pub struct Peer {
     pub persistent_keepalive: u16,
     /// Where the preshared key is kept.
     pub preshared_key_file: Option<AbsolutePath>,
+    /// Those of its workloads that policies are to know, in the file's order.
+    pub workloads: Vec<PeerWorkload>,
+}
+
+/// A workload of another node, which vouches for its addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerWorkload {
+    /// `namespace/name`.
+    pub name: WorkloadName,
+    /// Its identity: no other is accepted from its addresses.
+    pub spiffe_id: SpiffeId,
+    /// Its addresses, at least one.
+    pub addresses: Vec<Address>,
+    /// Its DNS names.
+    pub dns_names: Vec<DnsName>,
+    /// Its labels, also those that all workloads have.
+    pub labels: Labels,
 }
 
 /// How connections are sealed.
@@ -106,7 +130,8 @@ pub struct Seal {
     pub cipher: Cipher,
     /// What happens to those that are open at the take-over.
     pub existing: Existing,
-    /// Whether open connections end when a certificate they were made with is revoked or its CA is trusted no longer.
+    /// Whether open connections end when a certificate they were made with is revoked or its CA is trusted no longer, or
+    /// when a change of network policies does not allow them any more.
     pub close_revoked: bool,
     /// TCP port inside of the tunnel at which the nodes' helpers reach each other.
     pub port: u16,
@@ -138,6 +163,8 @@ pub struct Workload {
     pub identity: AbsolutePath,
     /// Its DNS names.
     pub dns_names: Vec<DnsName>,
+    /// Its labels, also those that all workloads have.
+    pub labels: Labels,
 }
 
 impl Config {

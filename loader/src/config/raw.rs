@@ -20,6 +20,8 @@ pub(super) struct Raw {
     pub(super) workload: Vec<Workload>,
     #[serde(default)]
     pub(super) trust_bundle: Vec<super::bundle::Raw>,
+    #[serde(default)]
+    pub(super) network_policy: Vec<super::network_policy::Raw>,
 }
 
 #[derive(Deserialize)]
@@ -54,6 +56,21 @@ pub(super) struct Peer {
     pub(super) address: Option<String>,
     pub(super) persistent_keepalive: Option<u16>,
     pub(super) preshared_key_file: Option<String>,
+    #[serde(default)]
+    pub(super) workload: Vec<PeerWorkload>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PeerWorkload {
+    pub(super) name: String,
+    pub(super) namespace: Option<String>,
+    pub(super) service_account: Option<String>,
+    pub(super) addresses: Vec<String>,
+    #[serde(default)]
+    pub(super) dns_names: Vec<String>,
+    #[serde(default)]
+    pub(super) labels: super::label::Labels,
 }
 
 #[derive(Default, Deserialize)]
@@ -83,6 +100,8 @@ pub(super) struct Workload {
     pub(super) interface: Option<String>,
     pub(super) addresses: Vec<String>,
     pub(super) identity: Option<String>,
+    #[serde(default)]
+    pub(super) labels: super::label::Labels,
     #[serde(default)]
     pub(super) dns_names: Vec<String>,
 }

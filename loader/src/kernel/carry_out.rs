@@ -11,7 +11,7 @@ use underseal_ktls::diag;
 
 use super::bpf::attach::{self, Previous};
 use super::bpf::object::{self, LoadError, Loaded};
-use super::bpf::{iterate, maps};
+use super::bpf::{iterate, maps, policies};
 use super::error::Error;
 use super::key::{PresharedKey, PrivateKey};
 use super::netns::Netns;
@@ -115,6 +115,9 @@ impl Kernel {
             DatapathOp::DeleteNode(id) => maps::delete_node(*id)?,
             DatapathOp::SetBundle(id, bundle) => maps::set_bundle(*id, bundle)?,
             DatapathOp::DeleteBundle(id) => maps::delete_bundle(*id)?,
+            DatapathOp::SetPeerWorkload(ip, workload) => maps::set_peer_workload(*ip, workload)?,
+            DatapathOp::DeletePeerWorkload(ip) => maps::delete_peer_workload(*ip)?,
+            DatapathOp::SetPolicies(wanted) => policies::replace(wanted.as_ref())?,
             DatapathOp::SetEndpoint(net, endpoint) => maps::set_endpoint(*net, *endpoint)?,
             DatapathOp::DeleteEndpoint(net) => maps::delete_endpoint(*net)?,
             DatapathOp::SetNetns(entry) => set_netns(entry)?,
@@ -249,6 +252,8 @@ fn configure(settings: &Settings) -> Result<(), Error> {
             | flag(settings.keep_existing, RawConfig::KEEP_EXISTING)
             | flag(settings.keep_revoked, RawConfig::KEEP_REVOKED),
         object: old.object,
+        policy: old.policy,
+        reserved: 0,
     })
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use underseal_abi::names::PIN_ROOT;
 use underseal_abi::{ABI_VERSION, Config as RawConfig};
 
-use super::bpf::{attach, maps, object};
+use super::bpf::{attach, maps, object, policies};
 use super::error::Error;
 use super::key::{PresharedKey as Secret, PrivateKey};
 use super::netns::Netns;
@@ -115,6 +115,8 @@ fn datapath(raw: Option<&RawConfig>, config: Option<&Config>) -> Result<Datapath
         workloads: maps::workloads()?,
         nodes: maps::nodes()?,
         bundles: maps::bundles()?,
+        peer_workloads: maps::peer_workloads()?,
+        policies: policies::read(raw.policy)?,
         attachments,
     })
 }

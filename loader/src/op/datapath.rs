@@ -1,18 +1,19 @@
 //! Steps of BPF: programs, the contents of maps, what programs are attached to.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::Serialize;
 use underseal_abi::names::{
-    BUNDLES, CONFIG, IPCACHE, LINKS, MAPS, NETNS, NODES, PIN_ROOT, PROGS, WORKLOADS,
+    BUNDLES, CONFIG, IPCACHE, LINKS, MAPS, NETNS, NODES, PEER_WORKLOADS, PIN_ROOT, PROGS, WORKLOADS,
 };
 
 use crate::{
     config::value::{Digest, InterfaceName},
     state::{
-        Attachment, Bundle, Endpoint, Hook, Namespace, Node, Saved, Settings, State, Target,
-        Workload,
+        Attachment, Bundle, Endpoint, Hook, Namespace, Node, PeerWorkload, Policies, Saved,
+        Settings, State, Target, Workload,
     },
 };
 
@@ -42,6 +43,13 @@ pub enum DatapathOp {
     SetBundle(u32, Bundle),
     /// Deletes an entry of `BUNDLES`.
     DeleteBundle(u32),
+    /// Writes an entry of `PEER_WORKLOADS`.
+    SetPeerWorkload(IpAddr, PeerWorkload),
+    /// Deletes an entry of `PEER_WORKLOADS`.
+    DeletePeerWorkload(IpAddr),
+    /// Writes another generation of `SUBJECTS`, `PEERS` and `GRANTS`, puts it in force in `CONFIG`, and deletes the one
+    /// before; `None`: there are no policies any more.
+    SetPolicies(Option<Policies>),
     /// Writes an entry of `IPCACHE`.
     SetEndpoint(IpNet, Endpoint),
     /// Deletes an entry of `IPCACHE`.
@@ -107,6 +115,13 @@ impl DatapathOp {
                     None => Self::DeleteBundle(*id),
                 }
             }
+            Self::SetPeerWorkload(ip, _) | Self::DeletePeerWorkload(ip) => {
+                match old.and_then(|d| d.peer_workloads.get(ip)) {
+                    Some(workload) => Self::SetPeerWorkload(*ip, workload.clone()),
+                    None => Self::DeletePeerWorkload(*ip),
+                }
+            }
+            Self::SetPolicies(_) => Self::SetPolicies(old?.policies.clone()),
             Self::SetEndpoint(net, _) | Self::DeleteEndpoint(net) => {
                 match old.and_then(|d| d.ipcache.get(net)) {
                     Some(endpoint) => Self::SetEndpoint(*net, *endpoint),
@@ -147,6 +162,14 @@ impl fmt::Display for DatapathOp {
             Self::DeleteNode(id) => delete(f, NODES, id),
             Self::SetBundle(id, bundle) => update(f, BUNDLES, id, Words(bundle)),
             Self::DeleteBundle(id) => delete(f, BUNDLES, id),
+            Self::SetPeerWorkload(ip, it) => {
+                let PeerWorkload { name, spiffe_id } = it;
+                let value = format_args!("{name} {spiffe_id}");
+                update(f, PEER_WORKLOADS, ip, value)
+            }
+            Self::DeletePeerWorkload(ip) => delete(f, PEER_WORKLOADS, ip),
+            Self::SetPolicies(None) => update(f, CONFIG, 0, format_args!("policies none")),
+            Self::SetPolicies(Some(policies)) => update(f, CONFIG, 0, Words(policies)),
             Self::SetEndpoint(net, endpoint) => update(f, IPCACHE, net, Words(endpoint)),
             Self::DeleteEndpoint(net) => delete(f, IPCACHE, net),
             Self::Attach(attachment) => attach(f, attachment),
@@ -229,6 +252,24 @@ impl fmt::Display for Words<'_, Settings> {
         } else {
             ""
         })
+    }
+}
+
+impl fmt::Display for Words<'_, Policies> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Policies {
+            subjects,
+            peers,
+            grants,
+        } = self.0;
+        let selected = subjects.values().filter(|selected| **selected != 0);
+        write!(
+            f,
+            "policies selected {} peers {} grants {}",
+            selected.count(),
+            peers.len(),
+            grants.len()
+        )
     }
 }
 

@@ -103,6 +103,11 @@ impl Model {
             DatapathOp::DeleteNode(id) => drop(datapath.nodes.remove(id)),
             DatapathOp::SetBundle(id, bundle) => drop(datapath.bundles.insert(*id, bundle.clone())),
             DatapathOp::DeleteBundle(id) => drop(datapath.bundles.remove(id)),
+            DatapathOp::SetPeerWorkload(ip, it) => {
+                drop(datapath.peer_workloads.insert(*ip, it.clone()))
+            }
+            DatapathOp::DeletePeerWorkload(ip) => drop(datapath.peer_workloads.remove(ip)),
+            DatapathOp::SetPolicies(policies) => datapath.policies.clone_from(policies),
             DatapathOp::SetEndpoint(net, endpoint) => {
                 datapath.ipcache.insert(*net, *endpoint);
             }

@@ -3,7 +3,7 @@
 use std::str::from_utf8;
 
 use underseal::{
-    config::{Format, Source},
+    config::{Config, Format, Source},
     import::{self, Effect},
 };
 
@@ -14,11 +14,12 @@ use underseal::{
 /// They do not.
 pub fn manifest(bytes: &[u8]) {
     let Ok(text) = from_utf8(bytes) else { return };
-    let file = Source {
+    let source = |text: String, format| Source {
         name: "fuzz".into(),
-        text: text.to_owned(),
-        format: Format::Yaml,
+        text,
+        format,
     };
+    let file = source(text.to_owned(), Format::Yaml);
     let Ok(imported) = import::read(&[file], "default") else {
         return;
     };
@@ -30,11 +31,30 @@ pub fn manifest(bytes: &[u8]) {
     for left in &imported.left {
         assert!(!left.path.is_empty() || !left.why.is_empty());
     }
-    let table: toml::Table = imported.toml.parse().expect("TOML");
-    let known = ["pki", "workload", "network_policy"];
-    assert!(
-        table.keys().all(|key| known.contains(&key.as_str())),
-        "{}",
-        imported.toml
+    // What a Certificate does not say.
+    let mut number = 9;
+    let filled = imported
+        .toml
+        .split("addresses = []")
+        .map(str::to_owned)
+        .reduce(|before, after| {
+            number += 1;
+            format!("{before}addresses = [\"10.1.0.{number}\"]{after}")
+        });
+    let config = source(
+        format!("{NODE}{}", filled.unwrap_or_default()),
+        Format::Toml,
     );
+    if let Err(error) = Config::parse(&config) {
+        let error = error.to_string();
+        // Two Certificates may be for one workload, which is not ours to decide.
+        let is_double = error
+            .lines()
+            .filter(|line| line.starts_with("fuzz:"))
+            .all(|line| line.contains("is the same as"));
+        assert!(is_double, "{error}\n{}", imported.toml);
+    }
 }
+
+const NODE: &str =
+    "[node]\nname = \"node-a\"\nnetworks = [\"10.1.0.0/16\"]\ntrust_domain = \"example.org\"\n\n";

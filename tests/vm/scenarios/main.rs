@@ -24,6 +24,7 @@ mod modes;
 mod modes_switch;
 mod non_tcp;
 mod pki;
+mod policy;
 mod preempt;
 mod preflight;
 mod programs;
@@ -63,6 +64,7 @@ const ALL: &[Scenario] = &[
     long(&["6.12"], one("identities", identities::run)),
     one("non_tcp", non_tcp::run),
     one("host_network", host_network::run),
+    proven(&[], two("policy", policy::run)),
     one("preempt", preempt::run),
     long(&["6.1", "7.3"], one("shapes", shapes::sealed)),
     long(&["6.1", "7.3"], one("shapes_plain", shapes::plain)),

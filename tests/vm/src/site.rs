@@ -37,6 +37,8 @@ pub struct Settings {
     pub underlay_v6: bool,
     /// Over what the nodes' helpers reach each other; none: not at all.
     pub helpers: Option<Helpers>,
+    /// Sections that come after all others.
+    pub more: String,
 }
 
 /// The family of the addresses of helpers inside of the tunnel.
@@ -60,6 +62,7 @@ impl Default for Settings {
             wireguard: false,
             underlay_v6: false,
             helpers: None,
+            more: String::new(),
         }
     }
 }
@@ -295,6 +298,7 @@ impl Site {
                 "\n[[workload]]\nname = \"{name}\"\nnamespace = \"shop\"\nnetns = \"/run/netns/{name}\"\naddresses = [\"{v4}\", \"{v6}\"]\n",
             )?;
         }
+        toml.push_str(&settings.more);
         Ok(toml)
     }
 }

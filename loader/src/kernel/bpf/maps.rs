@@ -18,7 +18,7 @@ use underseal_abi::{self as abi, Config, Conn, Netns, Tally, names};
 use super::pin;
 use crate::config::choice::Cipher;
 use crate::kernel::error::Error;
-use crate::state::{Bundle, Endpoint, Node, Workload};
+use crate::state::{Bundle, Endpoint, Node, PeerWorkload, Workload};
 
 /// The configuration of the datapath; `None` if there is no map. All zeros: never written.
 ///
@@ -261,6 +261,42 @@ pub fn delete_bundle(number: u32) -> Result<(), Error> {
     delete::<u32, abi::Bundle>(names::BUNDLES, number)
 }
 
+/// Workloads of other nodes, by address.
+///
+/// # Errors
+/// The map cannot be read, or holds something that is none.
+pub fn peer_workloads() -> Result<BTreeMap<IpAddr, PeerWorkload>, Error> {
+    let raw: BTreeMap<[u8; 16], abi::PeerWorkload> = entries(names::PEER_WORKLOADS)?;
+    let entry = |(ip, raw): ([u8; 16], abi::PeerWorkload)| -> Result<_, Error> {
+        let workload = PeerWorkload {
+            name: text(names::PEER_WORKLOADS, &raw.name)?,
+            spiffe_id: text(names::PEER_WORKLOADS, &raw.spiffe_id)?,
+        };
+        Ok((Ipv6Addr::from(ip).to_canonical(), workload))
+    };
+    raw.into_iter().map(entry).collect()
+}
+
+/// Writes the entry of a workload of another node.
+///
+/// # Errors
+/// The map cannot be written.
+pub fn set_peer_workload(ip: IpAddr, workload: &PeerWorkload) -> Result<(), Error> {
+    let raw = abi::PeerWorkload {
+        name: padded(names::PEER_WORKLOADS, &workload.name)?,
+        spiffe_id: padded(names::PEER_WORKLOADS, &workload.spiffe_id)?,
+    };
+    insert(names::PEER_WORKLOADS, key_of(ip.into()).1, raw)
+}
+
+/// Deletes the entry of a workload of another node; nothing if there is none.
+///
+/// # Errors
+/// The map cannot be written.
+pub fn delete_peer_workload(ip: IpAddr) -> Result<(), Error> {
+    delete::<[u8; 16], abi::PeerWorkload>(names::PEER_WORKLOADS, key_of(ip.into()).1)
+}
+
 /// Ends of connections that are or shall be sealed, by socket cookie.
 ///
 /// # Errors
@@ -317,7 +353,7 @@ pub(super) fn reason(error: MapError) -> io::Error {
     }
 }
 
-fn open(name: &str) -> Result<Option<MapData>, Error> {
+pub(super) fn open(name: &str) -> Result<Option<MapData>, Error> {
     let Some(fd) = pin::open(&pin::path(names::MAPS, name))? else {
         return Ok(None);
     };
@@ -326,11 +362,11 @@ fn open(name: &str) -> Result<Option<MapData>, Error> {
         .map_err(|error| cannot("open map", name, error))
 }
 
-fn writable(name: &str) -> Result<MapData, Error> {
+pub(super) fn writable(name: &str) -> Result<MapData, Error> {
     open(name)?.ok_or_else(|| Error::new("write map", name, io::Error::other("there is none")))
 }
 
-fn entries<K: Pod + Ord, V: Pod>(name: &str) -> Result<BTreeMap<K, V>, Error> {
+pub(super) fn entries<K: Pod + Ord, V: Pod>(name: &str) -> Result<BTreeMap<K, V>, Error> {
     let Some(map) = open(name)? else {
         return Ok(BTreeMap::new());
     };
@@ -339,20 +375,20 @@ fn entries<K: Pod + Ord, V: Pod>(name: &str) -> Result<BTreeMap<K, V>, Error> {
     map.iter().collect::<Result<_, _>>().map_err(fail)
 }
 
-fn insert<K: Pod, V: Pod>(name: &str, key: K, value: V) -> Result<(), Error> {
+pub(super) fn insert<K: Pod, V: Pod>(name: &str, key: K, value: V) -> Result<(), Error> {
     let write = HashMap::try_from(Map::HashMap(writable(name)?))
         .and_then(|mut map| map.insert(key, value, 0));
     write.map_err(|error| cannot("write map", name, error))
 }
 
-fn delete<K: Pod, V: Pod>(name: &str, key: K) -> Result<(), Error> {
+pub(super) fn delete<K: Pod, V: Pod>(name: &str, key: K) -> Result<(), Error> {
     let map = writable(name)?;
     let write =
         HashMap::<_, K, V>::try_from(Map::HashMap(map)).and_then(|mut map| map.remove(&key));
     absent_is_fine(name, write)
 }
 
-fn absent_is_fine(name: &str, result: Result<(), MapError>) -> Result<(), Error> {
+pub(super) fn absent_is_fine(name: &str, result: Result<(), MapError>) -> Result<(), Error> {
     match result {
         Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
         Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
@@ -362,11 +398,11 @@ fn absent_is_fine(name: &str, result: Result<(), MapError>) -> Result<(), Error>
     }
 }
 
-fn cannot(op: &'static str, name: &str, error: MapError) -> Error {
+pub(super) fn cannot(op: &'static str, name: &str, error: MapError) -> Error {
     Error::new(op, name, reason(error))
 }
 
-fn strange(name: &str, what: impl fmt::Display) -> Error {
+pub(super) fn strange(name: &str, what: impl fmt::Display) -> Error {
     Error::new(
         "understand map",
         name,
@@ -378,7 +414,7 @@ fn strange(name: &str, what: impl fmt::Display) -> Error {
 const MAPPED: u32 = 96;
 
 /// The key of a network: prefix length, and the address in [`abi::ip_key`] form.
-fn key_of(net: IpNet) -> (u32, [u8; 16]) {
+pub(super) fn key_of(net: IpNet) -> (u32, [u8; 16]) {
     match net {
         IpNet::V4(net) => (
             MAPPED + u32::from(net.prefix_len()),
@@ -389,7 +425,7 @@ fn key_of(net: IpNet) -> (u32, [u8; 16]) {
 }
 
 /// The network that a key stands for; `None` if it is no network, or not the way [`key_of`] writes it.
-fn net_of(prefix: u32, address: [u8; 16]) -> Option<IpNet> {
+pub(super) fn net_of(prefix: u32, address: [u8; 16]) -> Option<IpNet> {
     let address = Ipv6Addr::from(address);
     let net = match address.to_canonical() {
         IpAddr::V4(v4) if prefix >= MAPPED => {

@@ -12,5 +12,6 @@ pub mod maps;
 pub mod object;
 pub mod offsets;
 mod pin;
+pub mod policies;
 mod sys;
 mod tc;
