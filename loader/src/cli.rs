@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::commands::{
-    self, Context, Error, Saying, apply, check, down, key, pki, plan, policy, status,
+    self, Context, Error, Saying, apply, check, down, import, key, pki, plan, policy, status,
 };
 use crate::controls::Controls;
 use crate::report::Report;
@@ -54,6 +54,8 @@ enum Command {
     Down(Wait),
     /// Print this node's WireGuard public key; make the key if there is none
     Key,
+    /// Print what Kubernetes' policies and certificates are in this tool's configuration
+    Import(import::Arguments),
     /// Who may talk to whom: list the rules, look at the maps, ask what would become of a connection
     #[command(subcommand)]
     Policy(policy::Command),
@@ -97,6 +99,7 @@ pub fn main(controls: Controls) -> ExitCode {
         Command::Status => status::run(&context),
         Command::Down(_) => down::run(&context),
         Command::Key => key::run(&context),
+        Command::Import(arguments) => import::run(&context, &arguments),
         Command::Policy(command) => policy::run(&context, command),
         Command::Ipcache => policy::ipcache(&context),
         Command::Pki(command) => pki::run(&context, command),

@@ -8,6 +8,7 @@ pub mod config;
 pub mod controls;
 pub mod desired;
 pub mod execute;
+pub mod import;
 pub mod kernel;
 pub mod op;
 pub mod pki;

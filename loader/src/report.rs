@@ -13,6 +13,7 @@ use underseal_abi::Tuple;
 
 use crate::config::Config;
 use crate::config::value::{AbsolutePath, PublicKey, WorkloadName};
+use crate::import::Imported;
 use crate::op::Op;
 use crate::pki::work::{Certificate, Outcome};
 use crate::policy::explain::Answer;
@@ -44,6 +45,8 @@ pub enum Report {
         /// The public half.
         public_key: PublicKey,
     },
+    /// `import`.
+    Import(Imported),
     /// `pki` and what changes something.
     Pki(Outcome),
     /// `pki list`.
@@ -252,6 +255,7 @@ impl fmt::Display for Report {
             Self::Apply(changes) | Self::Down(changes) => changes.show(f, "made"),
             Self::Status(status) => status.fmt(f),
             Self::Key { public_key } => writeln!(f, "{public_key}"),
+            Self::Import(imported) => f.write_str(&imported.toml),
             Self::Pki(outcome) => outcome.fmt(f),
             Self::PkiList { certificates } => pki::list(f, certificates),
             Self::PolicyList(listed) => listed.fmt(f),

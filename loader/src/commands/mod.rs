@@ -4,6 +4,7 @@
 pub mod apply;
 pub mod check;
 pub mod down;
+pub mod import;
 pub mod key;
 pub mod pki;
 pub mod plan;
@@ -83,6 +84,12 @@ pub enum Error {
     /// All steps were carried out, and yet the kernel shows something else.
     #[error("the kernel does not show what was set; still to do:{}", lines(.0))]
     NotReached(Vec<Op>),
+    /// A manifest cannot be read, or is none.
+    #[error(transparent)]
+    Manifest(#[from] crate::import::Unreadable),
+    /// Manifests cannot be carried over as they are asked to be.
+    #[error("{0}")]
+    Refused(String),
     /// The CA could not do it.
     #[error(transparent)]
     Pki(#[from] crate::pki::Error),
@@ -99,7 +106,7 @@ impl Error {
     #[must_use]
     pub const fn code(&self) -> u8 {
         match self {
-            Self::Unreadable { .. } | Self::Config(_) | Self::Usage(_) => 2,
+            Self::Unreadable { .. } | Self::Config(_) | Self::Usage(_) | Self::Manifest(_) => 2,
             _ => 1,
         }
     }

@@ -10,6 +10,8 @@ use figment::{
 use granit_parser::{Event, Parser, Span};
 use toml::de::{DeTable, DeValue};
 
+use super::diagnostic::Diagnostic;
+
 /// A format that a configuration may be written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -74,6 +76,12 @@ impl Source {
             }),
         }
         .map(Values)
+    }
+
+    /// What is wrong at a line and a column, both from 1, shown there.
+    pub(crate) fn complaint(&self, (line, column): (u64, u64), message: String) -> String {
+        let span = self.offset(line, column);
+        Diagnostic::at(self, span, without_place(message)).to_string()
     }
 
     /// The place of every value, or of none if the text cannot be parsed.

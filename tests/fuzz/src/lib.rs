@@ -6,12 +6,14 @@
 
 mod certificates;
 mod config;
+mod import;
 mod kernel;
 mod keys;
 mod pki;
 
 pub use certificates::{chain, identity};
 pub use config::config;
+pub use import::manifest;
 pub use kernel::{conns, walker};
 pub use keys::wireguard_key;
 pub use pki::{certificate, record, request};
@@ -29,6 +31,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("events", events),
     ("identity", identity),
     ("letters", letters),
+    ("manifest", manifest),
     ("record", record),
     ("request", request),
     ("table", table),

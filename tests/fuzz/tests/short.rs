@@ -46,6 +46,7 @@ short!(
     events,
     identity,
     letters,
+    manifest,
     record,
     request,
     table,
