@@ -111,7 +111,8 @@ fn errors_are_json_too() {
 #[test]
 fn policies_can_be_asked_for() {
     let config = file("../examples/policy.toml");
-    let ask = |arguments: &[&str]| underseal(&[&["-c", &config, "policy", "test"], arguments].concat());
+    let ask =
+        |arguments: &[&str]| underseal(&[&["-c", &config, "policy", "test"], arguments].concat());
     let (code, out, err) = ask(&["shop/cart", "bank/ledger", "5432"]);
     assert_eq!((code, err.as_str()), (0, ""));
     assert_eq!(
@@ -128,7 +129,10 @@ fn policies_can_be_asked_for() {
         serde_json::json!(["icmp-and-dns", "bank/ledger"])
     );
     let (code, _, err) = ask(&["shop/nobody", "bank/ledger", "80"]);
-    assert!(code == 2 && err.contains("`shop/nobody` is not known"), "{err}");
+    assert!(
+        code == 2 && err.contains("`shop/nobody` is not known"),
+        "{err}"
+    );
     assert_eq!(ask(&["world", "bank/ledger", "80/gre"]).0, 2);
 }
 

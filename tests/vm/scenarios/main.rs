@@ -87,29 +87,11 @@ const ALL: &[Scenario] = &[
     in_turn(&["6.12"], one("faults_life", faults_life::run)),
     in_turn(&["7.3"], one("faults_stops", faults_stops::run)),
     proven(&[], one("key_limit", key_limit::run)),
-<<<<<<< ours
-    proven(&[], one("rekey", rekey::run)),
-    proven(&[], one("recheck", recheck::run)),
-    proven(&[], one("auto_cipher", auto_cipher::run)),
-=======
     proven(&["6.1", "6.12"], one("rekey", rekey::run)),
     proven(&["6.1", "7.3"], one("recheck", recheck::run)),
     proven(&["7.3"], one("auto_cipher", auto_cipher::run)),
-    one("preflight", preflight::run),
-    one("units", units::run),
-    long(&["7.3"], one("pki", pki::run)),
-    long(&["6.1"], one("real_databases", real_programs::databases)),
-    long(&["6.12"], one("real_web", real_programs::web)),
-    long(&["7.3"], one("real_runtimes", real_programs::runtimes)),
-    long(&["6.12"], one("real_restarts", real_restarts::run)),
-    one("ways", ways::run),
-    long(&["6.1"], one("faults_apply", faults_apply::run)),
-    one("faults_attacker", faults_attacker::run),
-    one("faults_life", faults_life::run),
-    long(&["7.3"], one("faults_stops", faults_stops::run)),
->>>>>>> theirs
-    proven(&[], one("faults_storm", faults_storm::run)),
-    proven(&[], one("faults_scarce", faults_storm::scarce)),
+    in_turn(&["7.3"], one("faults_storm", faults_storm::run)),
+    in_turn(&["6.1"], one("faults_scarce", faults_storm::scarce)),
 ];
 
 type Run = fn(&underseal_vm::Lab) -> anyhow::Result<()>;
