@@ -64,7 +64,7 @@ const ALL: &[Scenario] = &[
     long(&["6.12"], one("identities", identities::run)),
     one("non_tcp", non_tcp::run),
     one("host_network", host_network::run),
-    proven(&[], two("policy", policy::run)),
+    proven(&["7.3"], two("policy", policy::run)),
     one("preempt", preempt::run),
     long(&["6.1", "7.3"], one("shapes", shapes::sealed)),
     long(&["6.1", "7.3"], one("shapes_plain", shapes::plain)),
