@@ -69,7 +69,7 @@ const ALL: &[Scenario] = &[
     in_turn(&["6.12"], one("identities", identities::run)),
     in_turn(&["7.3"], one("non_tcp", non_tcp::run)),
     in_turn(&["6.1"], one("host_network", host_network::run)),
-    proven(&[], two("policy", policy::run)),
+    proven(&["7.3"], two("policy", policy::run)),
     in_turn(&["6.1", "6.12"], one("preempt", preempt::run)),
     in_turn(&["7.3"], one("shapes", shapes::sealed)),
     in_turn(&["6.12"], one("shapes_plain", shapes::plain)),
