@@ -1,11 +1,16 @@
 //! Every program passes this kernel's verifier and can be attached, replaced, observed, put back and removed;
 //! pins that do not fit are refused. `load` is an example of the loader's crate.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use underseal_vm::{Lab, VmOptions};
 
 /// Interfaces of VLANs have a dot in their name, which pins cannot have.
 const INTERFACES: [&str; 2] = ["plain0", "tagged0.100"];
+
+/// It loads everything several times, and the verifier is emulated, too.
+const LOADING: Duration = Duration::from_secs(300);
 
 pub(crate) fn run(lab: &Lab) -> Result<()> {
     let vm = lab.boot(&VmOptions {
@@ -18,7 +23,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
             "ip link add {interface} type dummy && ip link set {interface} up"
         ))?;
         let shown = vm
-            .sh(&format!("load /sys/fs/cgroup{cgroup} {interface}"))?
+            .sh_for(&format!("load /sys/fs/cgroup{cgroup} {interface}"), LOADING)?
             .text();
         ensure!(shown.ends_with("load: passed"), "{interface}: {shown}");
         let left = vm
@@ -30,7 +35,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
     vm.sh("tc qdisc add dev plain0 clsact")?;
     vm.sh("tc filter add dev plain0 egress prio 1 bpf bytecode '1,6 0 0 4294967295,'")?;
     let before = vm.sh(FILTERS)?.text();
-    vm.sh("load /sys/fs/cgroup plain0")?;
+    vm.sh_for("load /sys/fs/cgroup plain0", LOADING)?;
     let after = vm.sh(FILTERS)?.text();
     ensure!(
         after == before && after.contains("bytecode"),
