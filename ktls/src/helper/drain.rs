@@ -32,6 +32,18 @@ impl Progress {
         })
     }
 
+    /// How many records have been read, under this key.
+    pub(super) const fn received(&self) -> u64 {
+        self.records.1
+    }
+
+    /// All but a part of one record seems to have arrived: its sender may sleep in the middle of it.
+    pub(super) const fn may_be_cut(&self) -> bool {
+        /// Header, and the longest that follows (RFC 8446 §5.2).
+        const RECORD: u32 = 5 + (1 << 14) + 256;
+        self.unsent == 0 && self.unread < RECORD && self.records.0 != self.records.1
+    }
+
     /// Nothing is under way. A record of which TCP has taken a part has its number already, so it counts.
     pub(super) const fn is_drained(&self) -> bool {
         self.unsent == 0 && self.unread == 0 && self.records.0 == self.records.1

@@ -1,7 +1,7 @@
 //! New keys for connections that are open, without a byte on the wire and unseen by their programs.
 //!
-//! A mutual handshake in memory, with the identities of now, yields keys for both directions. Then for one direction
-//! after the other: its sender is held (`TCP_NOTSENT_LOWAT` 0), what it has sent is read ([`super::drain`]), the
+//! A mutual handshake in memory, with the identities of now, yields keys for both directions. For one direction after
+//! the other: its sender is held (`TCP_NOTSENT_LOWAT` 0), what it has sent is read ([`super::drain`]), the
 //! receiver gets the key, the sender gets it, and leave to send. One at a time, because a program that answers while it
 //! reads would wait for ever if both its ends were held.
 //!
@@ -13,11 +13,12 @@
 
 use std::{
     collections::VecDeque,
-    io,
+    fmt, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
 
+use tracing::debug;
 use underseal_abi::{Conn, HelperCounter, State};
 
 use super::{
@@ -26,6 +27,7 @@ use super::{
     handover::{self, Failure},
     limit,
     maps::Maps,
+    names::Route,
     table::Pair,
 };
 use crate::{
@@ -36,7 +38,8 @@ use crate::{
 
 /// How many are under way at once: each of them holds a sender, and wants a look every few milliseconds.
 pub(super) const MOST: usize = 32;
-/// How long a sender is held at most.
+/// How long a sender is held while the other end reads nothing. As long as that has something to read, it does not
+/// matter to it.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long until the next look.
 const SOON: Duration = Duration::from_millis(2);
@@ -44,12 +47,23 @@ const SOON: Duration = Duration::from_millis(2);
 const LATER: Duration = Duration::from_millis(10);
 /// The looks after which it has.
 const LOOKS: u32 = 25;
+/// How long nothing has moved when a sender is taken for one that sleeps in the middle of a record.
+const STUCK: Duration = Duration::from_millis(30);
 
 /// An end of a connection, by what it called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sender {
     Client,
     Server,
+}
+
+impl fmt::Display for Sender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        })
+    }
 }
 
 /// What came of a turn.
@@ -67,7 +81,8 @@ pub(super) enum Turn {
 /// A connection on its way to new keys.
 pub(super) struct Rekey {
     pub(super) pair: Pair<OwnedFd>,
-    keys: memory::Keys,
+    /// None until the handshake is over. The first sender is held before that: it might send a lot meanwhile.
+    pub(super) keys: Option<memory::Keys>,
     /// Whose key is next.
     senders: VecDeque<Sender>,
     pause: Option<Pause>,
@@ -76,30 +91,37 @@ pub(super) struct Rekey {
 
 /// A sender is being held.
 struct Pause {
-    until: Instant,
+    /// How much the other end has read, and when that was less.
+    read: (u64, Instant),
     looks: u32,
-    seen: Option<Progress>,
+    /// What was seen last, and since when it has been so.
+    seen: Option<(Progress, Instant)>,
 }
 
 impl Rekey {
-    /// Replaces the key of `first`, then that of the other end.
-    pub(super) fn new(
+    /// Holds `first`, whose key is replaced first; that of the other end comes after it.
+    ///
+    /// # Errors
+    /// The connection cannot go on: it must be reset.
+    pub(super) fn begin(
+        maps: &mut Maps,
         pair: Pair<OwnedFd>,
-        keys: memory::Keys,
         first: Sender,
-        now: Instant,
-    ) -> Self {
+        controls: &Controls,
+    ) -> (Self, Result<(), Failure>) {
         let second = match first {
             Sender::Client => Sender::Server,
             Sender::Server => Sender::Client,
         };
-        Self {
+        let mut rekey = Self {
             pair,
-            keys,
+            keys: None,
             senders: VecDeque::from([first, second]),
             pause: None,
-            due: now,
-        }
+            due: Instant::now(),
+        };
+        let held = rekey.hold(maps, first, controls);
+        (rekey, held)
     }
 
     /// When its next turn is.
@@ -126,42 +148,68 @@ impl Rekey {
             return Ok(Turn::Done);
         };
         if self.pause.is_none() {
-            let (conn, socket) = self.end(sender);
-            pause(maps, conn, socket)?;
-            controls.reached(Step::Pausing);
+            self.hold(maps, sender, controls)?;
         }
-        let mut pause = self.pause.take().unwrap_or(Pause {
-            until: now + PATIENCE,
+        let seen = self.look(sender)?;
+        if seen.is_drained() {
+            return match self.replace(maps, sender, controls)? {
+                Replaced::Yes => Ok(self.next(now)),
+                Replaced::Unable => Ok(Turn::Unable),
+            };
+        }
+        let Some(pause) = &mut self.pause else {
+            return Ok(Turn::Wait);
+        };
+        if pause.read.0 != seen.received() {
+            pause.read = (seen.received(), now);
+        }
+        if now - pause.read.1 >= PATIENCE {
+            maps.count(HelperCounter::RekeyPutOff, 1);
+            self.stop(maps)?;
+            return Ok(self.next(now));
+        }
+        let since = match pause.seen {
+            Some((before, since)) if before == seen => since,
+            _ => now,
+        };
+        let is_cut = seen.may_be_cut() && now - since >= STUCK;
+        pause.seen = (!is_cut).then_some((seen, since));
+        pause.looks += 1;
+        self.due = now + if pause.looks < LOOKS { SOON } else { LATER };
+        if is_cut {
+            // It may go on while nothing of it is unsent; the next look holds it again.
+            set_notsent_lowat(self.end(sender).1, 1)?;
+        }
+        Ok(Turn::Wait)
+    }
+
+    /// The sender's turn is over.
+    fn next(&mut self, now: Instant) -> Turn {
+        self.pause = None;
+        self.senders.pop_front();
+        self.due = now;
+        if self.senders.is_empty() {
+            Turn::Done
+        } else {
+            Turn::Wait
+        }
+    }
+
+    fn hold(
+        &mut self,
+        maps: &mut Maps,
+        sender: Sender,
+        controls: &Controls,
+    ) -> Result<(), Failure> {
+        let (conn, socket) = self.end(sender);
+        pause(maps, conn, socket)?;
+        controls.reached(Step::Pausing);
+        self.pause = Some(Pause {
+            read: (0, Instant::now()),
             looks: 0,
             seen: None,
         });
-        let seen = self.look(sender)?;
-        if seen.is_drained() && self.replace(maps, sender, controls)? == Replaced::Unable {
-            return Ok(Turn::Unable);
-        }
-        if seen.is_drained() || now >= pause.until {
-            if !seen.is_drained() {
-                maps.count(HelperCounter::RekeyPutOff, 1);
-                let (conn, socket) = self.end(sender);
-                handover::release_end(maps, conn, socket)?;
-            }
-            self.senders.pop_front();
-            self.due = now;
-            return Ok(if self.senders.is_empty() {
-                Turn::Done
-            } else {
-                Turn::Wait
-            });
-        }
-        // Nothing moves: the sender may sleep in the middle of a record. It may go on until nothing of it is unsent.
-        if pause.seen == Some(seen) {
-            set_notsent_lowat(self.end(sender).1, 1)?;
-        }
-        pause.seen = Some(seen);
-        pause.looks += 1;
-        self.due = now + if pause.looks < LOOKS { SOON } else { LATER };
-        self.pause = Some(pause);
-        Ok(Turn::Wait)
+        Ok(())
     }
 
     /// Ends it where it is: who is held may send, under the key that it has.
@@ -199,7 +247,9 @@ impl Rekey {
         if !self.look(sender)?.is_drained() {
             return Err(Failure::Rekey("somebody else has ended its hold"));
         }
-        let [send, receive] = self.keys_of(sender);
+        let Some([send, receive]) = self.keys_of(sender) else {
+            return Err(Failure::Rekey("there are none"));
+        };
         match install::install_rx(receiver, &receive.rx) {
             Ok(()) => {}
             Err(InstallError::AlreadyKeyed { .. }) => {
@@ -218,6 +268,7 @@ impl Rekey {
         controls.reached(Step::Replaced);
         handover::release_end(maps, conn, socket)?;
         maps.count(HelperCounter::Rekeyed, 1);
+        debug!("rekeyed {}, what the {sender} sends", Route(conn));
         Ok(Replaced::Yes)
     }
 
@@ -237,11 +288,12 @@ impl Rekey {
     }
 
     /// Keys of the sender, keys of the receiver.
-    const fn keys_of(&self, sender: Sender) -> [&SocketKeys; 2] {
-        match sender {
-            Sender::Client => [&self.keys.client, &self.keys.server],
-            Sender::Server => [&self.keys.server, &self.keys.client],
-        }
+    fn keys_of(&self, sender: Sender) -> Option<[&SocketKeys; 2]> {
+        let keys = self.keys.as_ref()?;
+        Some(match sender {
+            Sender::Client => [&keys.client, &keys.server],
+            Sender::Server => [&keys.server, &keys.client],
+        })
     }
 }
 

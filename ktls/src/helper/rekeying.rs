@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 use underseal_abi::{Conn, HelperCounter, Role, State};
 
 use super::{
@@ -131,9 +131,12 @@ impl Session {
                 self.rekeys.under_way.push(rekey);
                 continue;
             }
+            if rekey.keys.is_none() && !self.fetch_keys(&mut rekey) {
+                continue;
+            }
             match rekey.turn(&mut self.maps, now, &self.controls) {
                 Ok(Turn::Wait) => self.rekeys.under_way.push(rekey),
-                Ok(Turn::Done) => debug!("rekeyed {}", Route(&rekey.pair.client.0)),
+                Ok(Turn::Done) => {}
                 Ok(Turn::Unable) => self.unable(),
                 Err(failure) => self.fail(&rekey.pair, &failure),
             }
@@ -196,22 +199,49 @@ impl Session {
             Ok(None) => return,
             Err(error) => return self.upkeep.short_of(&error, now),
         };
-        match self.new_keys(&pair) {
-            Ok(_) if !self.rekeys.able || self.controls.no_rekey => {}
+        if !self.rekeys.able || self.controls.no_rekey {
+            if let Err(error) = self.new_keys(&pair) {
+                self.refused(&pair, error);
+            }
+            return;
+        }
+        let first = if conn.role == Role::Client as u32 {
+            Sender::Client
+        } else {
+            Sender::Server
+        };
+        match Rekey::begin(&mut self.maps, pair, first, &self.controls) {
+            (rekey, Ok(())) => self.rekeys.under_way.push(rekey),
+            (rekey, Err(failure)) => self.fail(&rekey.pair, &failure),
+        }
+    }
+
+    /// Makes keys for a connection whose first sender is held; false if there are none, and it goes on without.
+    fn fetch_keys(&mut self, rekey: &mut Rekey) -> bool {
+        match self.new_keys(&rekey.pair) {
             Ok(keys) => {
-                let first = if conn.role == Role::Client as u32 {
-                    Sender::Client
+                rekey.keys = Some(keys);
+                true
+            }
+            Err(error) => {
+                // One that is reset next need not be held either.
+                if let Err(failure) = rekey.stop(&mut self.maps) {
+                    self.fail(&rekey.pair, &failure);
                 } else {
-                    Sender::Server
-                };
-                let rekey = Rekey::new(pair, keys, first, now);
-                self.rekeys.under_way.push(rekey);
+                    self.refused(&rekey.pair, error);
+                }
+                false
             }
-            Err(error) if refusal::is_final(&error) => {
-                self.maps.count(HelperCounter::RefusedRecheck, 1);
-                self.fail(&pair, &Failure::Refused(error));
-            }
-            Err(error) => warn!("no new keys for {}: {error:#}", Route(conn)),
+        }
+    }
+
+    /// A handshake for an open connection has failed.
+    fn refused(&mut self, pair: &Pair<OwnedFd>, error: anyhow::Error) {
+        if refusal::is_final(&error) {
+            self.maps.count(HelperCounter::RefusedRecheck, 1);
+            self.fail(pair, &Failure::Refused(error));
+        } else {
+            warn!("no new keys for {}: {error:#}", Route(&pair.client.0));
         }
     }
 

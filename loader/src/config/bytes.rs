@@ -58,7 +58,7 @@ impl FromStr for Bytes {
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whole = |(_, bits): &&(&str, u32)| self.0 != 0 && self.0 % (1 << bits) == 0;
+        let whole = |(_, bits): &&(&str, u32)| self.0 != 0 && self.0.is_multiple_of(1 << bits);
         match UNITS.iter().find(whole) {
             Some((unit, bits)) => write!(f, "{}{unit}", self.0 >> bits),
             // What somebody else has written into a map.

@@ -23,6 +23,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
             "ip link add {interface} type dummy && ip link set {interface} up"
         ))?;
         let shown = vm
+            .node()
             .sh_for(&format!("load /sys/fs/cgroup{cgroup} {interface}"), LOADING)?
             .text();
         ensure!(shown.ends_with("load: passed"), "{interface}: {shown}");
@@ -35,7 +36,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
     vm.sh("tc qdisc add dev plain0 clsact")?;
     vm.sh("tc filter add dev plain0 egress prio 1 bpf bytecode '1,6 0 0 4294967295,'")?;
     let before = vm.sh(FILTERS)?.text();
-    vm.sh_for("load /sys/fs/cgroup plain0", LOADING)?;
+    vm.node().sh_for("load /sys/fs/cgroup plain0", LOADING)?;
     let after = vm.sh(FILTERS)?.text();
     ensure!(
         after == before && after.contains("bytecode"),

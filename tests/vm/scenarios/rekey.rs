@@ -17,12 +17,12 @@ use underseal_vm::{Lab, Process};
 
 use crate::faults::{self, Count};
 
-const LIMIT: &str = "2MiB";
-/// Bytes each way, for which a key of [`LIMIT`] must be replaced five times.
-const MUCH: u64 = 12 << 20;
+const LIMIT: &str = "4MiB";
+/// Bytes each way, for which a key of [`LIMIT`] must be replaced four times.
+const MUCH: u64 = 17 << 20;
 /// How many of the two kinds of programs each.
 const CONNECTIONS: u64 = 2;
-/// How often each connection must have been given new keys.
+/// How often each direction must have been given a new key.
 const OFTEN: u64 = 3;
 
 pub(crate) fn run(lab: &Lab) -> Result<()> {
@@ -67,7 +67,7 @@ fn under_load(site: &Site) -> Result<()> {
     let log = site.helper_log()?;
     let rekeys = rekeys(&log);
     ensure!(
-        rekeys.len() as u64 == 2 * CONNECTIONS && rekeys.values().all(|n| *n >= OFTEN),
+        rekeys.len() as u64 == 2 * 2 * CONNECTIONS && rekeys.values().all(|n| *n >= OFTEN),
         "too few new keys: {rekeys:?}"
     );
     ensure!(site.counter("rekeyed")? >= 2 * 2 * CONNECTIONS * OFTEN);
@@ -75,7 +75,7 @@ fn under_load(site: &Site) -> Result<()> {
     stop(&helper)
 }
 
-/// How often each connection was given new keys, by its addresses.
+/// How often each direction of each connection was given a new key, by its addresses and sender.
 fn rekeys(log: &str) -> BTreeMap<&str, u64> {
     let mut rekeys = BTreeMap::new();
     for line in log.lines() {
@@ -92,12 +92,12 @@ fn reader_pauses(site: &Site) -> Result<()> {
     let recording = site.inside("shop").capture("eth0")?;
     let (before, put_off) = (site.counter("rekeyed")?, site.counter("rekey_put_off")?);
     let reader = site.inside("cart").spawn(
-        "rm -f /tmp/go; exec python3 /tmp/pausing_reader.py read 7003 2080000 >/tmp/reader",
+        "rm -f /tmp/go; exec python3 /tmp/pausing_reader.py read 7003 4170000 >/tmp/reader",
     )?;
     let cart = site.workload("cart");
     cart.wait_for_port(&site.vm, 7003)?;
     let sender = site.inside("shop").spawn(&format!(
-        "exec python3 /tmp/pausing_reader.py send {} 7003 12000000",
+        "exec python3 /tmp/pausing_reader.py send {} 7003 20000000",
         cart.v4
     ))?;
     let counted = format!(
@@ -142,7 +142,7 @@ fn killed(site: &Site) -> Result<()> {
         let interrupted = site.counter("reset_interrupted")?;
         let first = site.start_twin(&site.vm.node().env("UNDERSEAL_STOP", stop_at))?;
         let server = faults::serve(site, "cart", 7001, "threads", "/dev/null")?;
-        let load = format!("1 {} threads 80", 2 * MUCH);
+        let load = format!("1 {} threads 80", 24 << 20);
         let client = faults::run(site, ("shop", "cart"), 7001, &load)?;
         let stopped = format!("grep -q '^State:.T' /proc/{}/status", first.pid());
         site.vm
