@@ -13,7 +13,7 @@ pub mod keep;
 pub mod serve;
 pub mod told;
 #[rustfmt::skip]
-#[expect(
+#[allow(
     missing_docs,
     clippy::all,
     reason = "generated: see proto/workload.proto"
