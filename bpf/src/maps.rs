@@ -11,9 +11,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use underseal_abi::{
-    Bundle, Chain, Config, Conn, Counter, Endpoint, Event, EventKind, Flow, Grant, KeyLimit, Mode, Netns,
-    Node, PeerWorkload, Policy, Reply, Seal, Sleeper, Socket, State, Subject, SubjectKey, Tally,
-    WORLD, Workload, mode_of, names::RULES_HALF, peer_key,
+    Bundle, Chain, Config, Conn, Counter, Endpoint, Event, EventKind, Flow, Grant, KeyLimit, Mode,
+    Netns, Node, PeerWorkload, Policy, Reply, Seal, Sleeper, Socket, State, Subject, SubjectKey,
+    Tally, WORLD, Workload, mode_of, names::RULES_HALF, peer_key,
 };
 
 use crate::sys::{self, Sock, add};

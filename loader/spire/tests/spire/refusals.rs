@@ -33,6 +33,7 @@ fn bad_certificates_stay_out() {
     node.shake_hands();
 }
 
+#[expect(clippy::too_many_lines, reason = "a list")]
 fn bad(ca: &Ca, foreign: &Ca) -> Vec<(&'static str, X509svid, &'static str)> {
     let leaf = |change: &dyn Fn(&mut Leaf<'_>)| {
         let mut leaf = Leaf::of(CART);

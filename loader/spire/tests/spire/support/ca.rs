@@ -61,7 +61,7 @@ impl Ca {
     pub(crate) fn make(&self, leaf: &Leaf<'_>) -> X509svid {
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::URI(leaf.id.try_into().unwrap())];
-        params.is_ca = leaf.is_ca.clone();
+        params.is_ca = leaf.is_ca;
         params.key_usages.clone_from(&leaf.usages);
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,

@@ -4,8 +4,9 @@ pub(crate) mod agent;
 pub(crate) mod ca;
 pub(crate) mod program;
 #[rustfmt::skip]
-#[expect(
+#[allow(
     clippy::all,
+    clippy::too_many_lines,
     unreachable_pub,
     reason = "generated: see proto/workload.proto"
 )]
