@@ -144,7 +144,11 @@ fn not_root() {
         folder.path().join("underseal"),
         folder.path().join("c.toml"),
     );
-    fs::copy(assert_cmd::cargo::cargo_bin!("underseal"), &program).unwrap();
+    // Not written by this process: a child that another test starts meanwhile would have the file open, and a program
+    // that somebody may write to cannot be started (ETXTBSY).
+    let mut copy = std::process::Command::new("cp");
+    copy.arg(assert_cmd::cargo::cargo_bin!("underseal"));
+    assert!(copy.arg(&program).status().unwrap().success());
     fs::copy(example(), &config).unwrap();
     for subcommand in ["plan", "apply", "status", "down"] {
         let mut command = std::process::Command::new(&program);
