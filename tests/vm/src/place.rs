@@ -10,7 +10,7 @@ use crate::capture::Recording;
 use crate::vm::Vm;
 
 /// How long a command may take unless told otherwise: far longer than any should, under emulation.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Where in the guest something runs.
 #[derive(Clone, Debug)]

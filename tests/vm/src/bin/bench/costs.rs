@@ -43,17 +43,24 @@ impl Cost {
 
 /// Measures all of them. The helper runs, and is stopped and started on the way.
 pub(crate) fn all(site: &Site, progress: &dyn Fn(&str)) -> Result<Vec<Cost>> {
+    let parts: [(&str, Part); 4] = [
+        ("connections a second", crowd),
+        ("the recorder on other sockets", outside),
+        ("the guard", guard),
+        ("memory", memory),
+    ];
     let mut costs = Vec::new();
-    progress("connections a second");
-    costs.extend(crowd(site)?);
-    progress("the recorder on other sockets");
-    costs.extend(outside(site)?);
-    progress("the guard");
-    costs.extend(guard(site)?);
-    progress("memory");
-    costs.extend(memory(site)?);
+    for (name, part) in parts {
+        progress(name);
+        for cost in part(site)? {
+            progress(&format!("{}: {:.3} {}", cost.what, cost.value, cost.unit));
+            costs.push(cost);
+        }
+    }
     Ok(costs)
 }
+
+type Part = fn(&Site) -> Result<Vec<Cost>>;
 
 fn apply(site: &Site, mode: &'static str) -> Result<()> {
     site.configure(&Settings {
@@ -186,8 +193,9 @@ fn memory(site: &Site) -> Result<Vec<Cost>> {
     let (held, sealed) = opened(site, |site| {
         let before = site.counter("sealed")?;
         site.vm.sh("kill -CONT $(pidof underseal-handshake)")?;
+        // Not by `status`, which lists all connections each time.
         let enough = format!(
-            "[ $(underseal --json status | python3 -c 'import json,sys; print(sum(c[\"count\"] for g in (\"counters\",\"helper_counters\") for c in json.load(sys.stdin)[g] if c[\"name\"] == \"sealed\"))') -ge {} ]",
+            "set -- $(bpftool -j map lookup pinned /sys/fs/bpf/underseal/maps/HELPER_COUNTERS key 0 0 0 0 | sed 's/.*\"value\":\\[//; s/\\].*//; s/[\",]/ /g'); [ $(($1 + 256 * $2)) -ge {} ]",
             before + OPEN
         );
         site.vm

@@ -1,6 +1,7 @@
 //! `make bench`: what sealing costs, beside the same two programs with kTLS set by hand and beside plain TCP.
 //!
-//! `KERNEL=6.1|6.12|7.3` chooses the kernel (default 7.3); `--json` prints the numbers alone. All run in one machine
+//! `KERNEL=6.1|6.12|7.3` chooses the kernel (default 7.3); `--json` prints the numbers alone, `--costs`
+//! measures the parts alone. All run in one machine
 //! over the same pair of veths, in turns, and of the turns the median counts. The machine is emulated, so its times
 //! say little by themselves; their ratios do, but for the cipher: emulation makes it dearer than a processor does.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -62,8 +63,8 @@ enum Measure {
 type Samples = BTreeMap<(Measure, Variant), Vec<u64>>;
 
 fn main() -> ExitCode {
-    let as_json = std::env::args().any(|word| word == "--json");
-    match bench(as_json) {
+    let has = |option| std::env::args().any(|word| word == option);
+    match bench(has("--json"), has("--costs")) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -72,7 +73,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn bench(as_json: bool) -> Result<()> {
+fn bench(as_json: bool, costs_alone: bool) -> Result<()> {
     let line = std::env::var("KERNEL").ok().filter(|line| !line.is_empty());
     let kernel = Kernel::find(line.as_deref().unwrap_or("7.3"))?;
     let started = Instant::now();
@@ -89,6 +90,11 @@ fn bench(as_json: bool) -> Result<()> {
     };
     let vm = Arc::new(Vm::boot(&kernel, &options)?);
     let bench = Bench::set(&vm)?;
+    if costs_alone {
+        let costs = costs::all(&bench.site, &progress)?;
+        println!("{}", costs_table(&costs));
+        return vm.finish();
+    }
     let mut samples = Samples::new();
     for turn in 1..=TURNS {
         progress(&format!("turn {turn} of {TURNS}"));
