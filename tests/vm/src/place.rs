@@ -45,7 +45,7 @@ impl<'vm> Place<'vm> {
         self
     }
 
-    /// Runs a shell script, at most a minute.
+    /// Runs a shell script, at most four minutes.
     ///
     /// # Errors
     /// With its output, when its exit code is not 0.
@@ -61,7 +61,7 @@ impl<'vm> Place<'vm> {
         self.run(Program::shell(script), limit)
     }
 
-    /// Runs a shell script, at most a minute, and leaves the judgement of its exit code to the caller.
+    /// Runs a shell script, at most four minutes, and leaves the judgement of its exit code to the caller.
     ///
     /// # Errors
     /// When it could not be run to its end.

@@ -41,8 +41,8 @@ impl Cost {
     }
 }
 
-/// Measures all of them. The helper runs, and is stopped and started on the way.
-pub(crate) fn all(site: &Site, progress: &dyn Fn(&str)) -> Result<Vec<Cost>> {
+/// Measures those whose names contain `only`. The helper runs, and is stopped and started on the way.
+pub(crate) fn all(site: &Site, only: &str, progress: &dyn Fn(&str)) -> Result<Vec<Cost>> {
     let parts: [(&str, Part); 4] = [
         ("connections a second", crowd),
         ("the recorder on other sockets", outside),
@@ -50,7 +50,7 @@ pub(crate) fn all(site: &Site, progress: &dyn Fn(&str)) -> Result<Vec<Cost>> {
         ("memory", memory),
     ];
     let mut costs = Vec::new();
-    for (name, part) in parts {
+    for (name, part) in parts.into_iter().filter(|(name, _)| name.contains(only)) {
         progress(name);
         for cost in part(site)? {
             progress(&format!("{}: {:.3} {}", cost.what, cost.value, cost.unit));
@@ -199,7 +199,8 @@ fn memory(site: &Site) -> Result<Vec<Cost>> {
             before + OPEN
         );
         site.vm
-            .wait_until(&enough, Duration::from_secs(400), "all to be sealed")?;
+            .wait_until(&enough, Duration::from_secs(400), "all to be sealed")
+            .with_context(|| site.helper_log().unwrap_or_default())?;
         let script = "awk '/^VmRSS/ { print $2 }' /proc/$(pidof underseal-handshake)/status";
         helper = number(&site.vm.sh(script)?.text())? as f64;
         Ok(())

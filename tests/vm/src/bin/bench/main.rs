@@ -1,7 +1,7 @@
 //! `make bench`: what sealing costs, beside the same two programs with kTLS set by hand and beside plain TCP.
 //!
 //! `KERNEL=6.1|6.12|7.3` chooses the kernel (default 7.3); `--json` prints the numbers alone, `--costs`
-//! measures the parts alone. All run in one machine
+//! measures the parts alone, `--costs=memory` one of them. All run in one machine
 //! over the same pair of veths, in turns, and of the turns the median counts. The machine is emulated, so its times
 //! say little by themselves; their ratios do, but for the cipher: emulation makes it dearer than a processor does.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -64,7 +64,12 @@ type Samples = BTreeMap<(Measure, Variant), Vec<u64>>;
 
 fn main() -> ExitCode {
     let has = |option| std::env::args().any(|word| word == option);
-    match bench(has("--json"), has("--costs")) {
+    let part = std::env::args().find_map(|word| {
+        let (option, part) = word.split_once('=')?;
+        (option == "--costs").then(|| part.to_owned())
+    });
+    let costs = has("--costs").then(String::new).or(part);
+    match bench(has("--json"), costs.as_deref()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -73,7 +78,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn bench(as_json: bool, costs_alone: bool) -> Result<()> {
+fn bench(as_json: bool, part: Option<&str>) -> Result<()> {
     let line = std::env::var("KERNEL").ok().filter(|line| !line.is_empty());
     let kernel = Kernel::find(line.as_deref().unwrap_or("7.3"))?;
     let started = Instant::now();
@@ -90,8 +95,8 @@ fn bench(as_json: bool, costs_alone: bool) -> Result<()> {
     };
     let vm = Arc::new(Vm::boot(&kernel, &options)?);
     let bench = Bench::set(&vm)?;
-    if costs_alone {
-        let costs = costs::all(&bench.site, &progress)?;
+    if let Some(part) = part {
+        let costs = costs::all(&bench.site, part, &progress)?;
         println!("{}", costs_table(&costs));
         return vm.finish();
     }
@@ -102,7 +107,7 @@ fn bench(as_json: bool, costs_alone: bool) -> Result<()> {
     }
     progress("the helper's memory");
     let memory = bench.helper_memory()?;
-    let costs = costs::all(&bench.site, &progress)?;
+    let costs = costs::all(&bench.site, "", &progress)?;
     vm.finish()?;
     let ratios = ratios(&samples)?;
     if as_json {
