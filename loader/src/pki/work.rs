@@ -1,6 +1,6 @@
 //! What the commands do: the CA's record joined with the workloads' folders.
 //!
-//! The order is always: the record first, then the folders. [`Work::settle`] makes folders what the
+//! The order is always: the record first, then the folders. `Work::settle` makes folders what the
 //! record says; what was interrupted between the two is finished by whatever command comes next.
 //! Folders with certificates of another machine's CA are left alone.
 
