@@ -108,12 +108,8 @@ impl Model {
             }
             DatapathOp::DeletePeerWorkload(ip) => drop(datapath.peer_workloads.remove(ip)),
             DatapathOp::SetPolicies(policies) => datapath.policies.clone_from(policies),
-            DatapathOp::SetEndpoint(net, endpoint) => {
-                datapath.ipcache.insert(*net, *endpoint);
-            }
-            DatapathOp::DeleteEndpoint(net) => {
-                datapath.ipcache.remove(net);
-            }
+            DatapathOp::SetEndpoint(net, it) => drop(datapath.ipcache.insert(*net, *it)),
+            DatapathOp::DeleteEndpoint(net) => drop(datapath.ipcache.remove(net)),
             DatapathOp::Attach(attachment) => {
                 datapath
                     .attachments
