@@ -41,7 +41,8 @@ pub(crate) const WEB: &[Job] = &[
     Job {
         name: "haproxy",
         links: &["shop", "gate"],
-        connections: 30,
+        // Between it and the servers it keeps connections and uses them again.
+        connections: 5,
         script: HAPROXY,
     },
 ];
