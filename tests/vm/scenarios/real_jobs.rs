@@ -37,11 +37,11 @@ pub(crate) const DATABASES: &[Job] = &[
 pub(crate) const WEB: &[Job] = &[
     direct("nginx, curl", 20, NGINX_CURL),
     direct("nginx, wrk", 12, NGINX_WRK),
-    direct("node", 20, NODE),
+    // It keeps connections and uses them again, and so does haproxy.
+    direct("node", 5, NODE),
     Job {
         name: "haproxy",
         links: &["shop", "gate"],
-        // Between it and the servers it keeps connections and uses them again.
         connections: 5,
         script: HAPROXY,
     },
