@@ -78,7 +78,7 @@ const ALL: &[Scenario] = &[
     in_turn(&["6.12"], one("units", units::run)),
     in_turn(&["7.3"], one("pki", pki::run)),
     at_leisure(one("real_databases", real_programs::databases)),
-    at_leisure(one("real_web", real_programs::web)),
+    in_turn(&["6.12"], one("real_web", real_programs::web)),
     at_leisure(one("real_runtimes", real_programs::runtimes)),
     at_leisure(one("real_restarts", real_restarts::run)),
     in_turn(&["6.1"], one("ways", ways::run)),
