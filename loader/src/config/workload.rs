@@ -3,8 +3,10 @@
 use super::{
     Config, PeerWorkload, Workload,
     check::{Checker, Unique},
-    label, raw,
-    value::Label,
+    label,
+    network::Address,
+    raw,
+    value::{Label, SpiffeId, WorkloadName},
 };
 
 impl Checker {
@@ -16,44 +18,24 @@ impl Checker {
     ) -> Option<Workload> {
         let at = format!("workload.{i}");
         let domain = &node.trust_domain;
-        let name: Option<Label> = self.value(format!("{at}.name"), &raw.name);
-        let namespace: Option<Label> = self.or(
-            format!("{at}.namespace"),
-            raw.namespace.as_deref(),
-            "default",
-        );
-        // A missing one is the name, whose fault is then reported once.
-        let account: Option<Label> = match &raw.service_account {
-            Some(account) => self.value(format!("{at}.service_account"), account),
-            None => name.clone(),
-        };
+        let who = self.who(&at, &raw.name, (&raw.namespace, &raw.service_account));
         let netns = self.value(format!("{at}.netns"), &raw.netns);
         let interface = self.or(format!("{at}.interface"), raw.interface.as_deref(), "eth0");
-        let addresses = self.list(&format!("{at}.addresses"), &raw.addresses);
-        if raw.addresses.is_empty() {
-            self.fault(format!("{at}.addresses"), "a workload needs an address");
-        }
-        let (name, namespace, account) = (name?, namespace?, account?);
-        let dns_names = self.dns_names(&at, &name, &namespace, &raw.dns_names);
-        let own = [
-            (label::NAME, name.as_str()),
-            (label::NAMESPACE, namespace.as_str()),
-            (label::SERVICE_ACCOUNT, account.as_str()),
-            (label::NODE, &node.name),
-        ];
-        let labels = self.labels(&format!("{at}.labels"), &raw.labels, own);
+        let addresses = self.addresses(&at, &raw.addresses);
+        let who = who?;
+        let dns_names = self.dns_names(&at, &who.name, &who.namespace, &raw.dns_names);
+        let labels = self.labels(&format!("{at}.labels"), &raw.labels, who.labels(&node.name));
+        let Who {
+            name, namespace, ..
+        } = &who;
         let identity = self.or(
             format!("{at}.identity"),
             raw.identity.as_deref(),
             &format!("/var/lib/underseal/identities/{namespace}/{name}"),
         );
         Some(Workload {
-            // Both are built from parts that were checked; a trust domain at fault is reported
-            // where it stands.
-            name: format!("{namespace}/{name}").parse().ok()?,
-            spiffe_id: format!("spiffe://{domain}/ns/{namespace}/sa/{account}")
-                .parse()
-                .ok()?,
+            name: who.workload_name()?,
+            spiffe_id: who.spiffe_id(domain)?,
             netns: netns?,
             interface: interface?,
             addresses,
@@ -71,36 +53,46 @@ impl Checker {
         raw: &raw::PeerWorkload,
         (peer, domain): (&str, &str),
     ) -> Option<PeerWorkload> {
-        let name: Option<Label> = self.value(format!("{at}.name"), &raw.name);
-        let namespace: Option<Label> = self.or(
-            format!("{at}.namespace"),
-            raw.namespace.as_deref(),
-            "default",
-        );
-        let account: Option<Label> = match &raw.service_account {
+        let who = self.who(at, &raw.name, (&raw.namespace, &raw.service_account));
+        let addresses = self.addresses(at, &raw.addresses);
+        let who = who?;
+        Some(PeerWorkload {
+            name: who.workload_name()?,
+            spiffe_id: who.spiffe_id(domain)?,
+            addresses,
+            dns_names: self.dns_names(at, &who.name, &who.namespace, &raw.dns_names),
+            labels: self.labels(&format!("{at}.labels"), &raw.labels, who.labels(peer)),
+        })
+    }
+
+    /// What names a workload, of whichever node.
+    fn who(
+        &mut self,
+        at: &str,
+        name: &str,
+        (namespace, account): (&Option<String>, &Option<String>),
+    ) -> Option<Who> {
+        let name: Option<Label> = self.value(format!("{at}.name"), name);
+        let namespace: Option<Label> =
+            self.or(format!("{at}.namespace"), namespace.as_deref(), "default");
+        // A missing one is the name, whose fault is then reported once.
+        let account: Option<Label> = match account {
             Some(account) => self.value(format!("{at}.service_account"), account),
             None => name.clone(),
         };
-        let addresses = self.list(&format!("{at}.addresses"), &raw.addresses);
-        if raw.addresses.is_empty() {
+        Some(Who {
+            name: name?,
+            namespace: namespace?,
+            account: account?,
+        })
+    }
+
+    fn addresses(&mut self, at: &str, raw: &[String]) -> Vec<Address> {
+        let addresses = self.list(&format!("{at}.addresses"), raw);
+        if raw.is_empty() {
             self.fault(format!("{at}.addresses"), "a workload needs an address");
         }
-        let (name, namespace, account) = (name?, namespace?, account?);
-        let own = [
-            (label::NAME, name.as_str()),
-            (label::NAMESPACE, namespace.as_str()),
-            (label::SERVICE_ACCOUNT, account.as_str()),
-            (label::NODE, peer),
-        ];
-        Some(PeerWorkload {
-            name: format!("{namespace}/{name}").parse().ok()?,
-            spiffe_id: format!("spiffe://{domain}/ns/{namespace}/sa/{account}")
-                .parse()
-                .ok()?,
-            addresses,
-            dns_names: self.dns_names(at, &name, &namespace, &raw.dns_names),
-            labels: self.labels(&format!("{at}.labels"), &raw.labels, own),
-        })
+        addresses
     }
 
     pub(super) fn workloads(&mut self, config: &Config) {
@@ -150,5 +142,37 @@ impl Checker {
                 }
             }
         }
+    }
+}
+
+/// Names of a workload, each checked by itself.
+struct Who {
+    name: Label,
+    namespace: Label,
+    account: Label,
+}
+
+impl Who {
+    fn workload_name(&self) -> Option<WorkloadName> {
+        format!("{}/{}", self.namespace, self.name).parse().ok()
+    }
+
+    /// `None` if the trust domain is at fault, which is reported where it stands.
+    fn spiffe_id(&self, domain: &str) -> Option<SpiffeId> {
+        let Self {
+            namespace, account, ..
+        } = self;
+        let id = format!("spiffe://{domain}/ns/{namespace}/sa/{account}");
+        id.parse().ok()
+    }
+
+    /// The labels that every workload has.
+    fn labels<'a>(&'a self, node: &'a str) -> [(&'static str, &'a str); 4] {
+        [
+            (label::NAME, self.name.as_str()),
+            (label::NAMESPACE, self.namespace.as_str()),
+            (label::SERVICE_ACCOUNT, self.account.as_str()),
+            (label::NODE, node),
+        ]
     }
 }
