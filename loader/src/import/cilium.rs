@@ -8,7 +8,7 @@ use super::{
     fields::{Fields, Wrong},
     policy::{Direction, Peer, Policy, Rule},
     ports,
-    selector::{About, select, without_peer},
+    selector::{About, restricted, select, without_peer},
 };
 
 mod peers;
@@ -31,17 +31,8 @@ pub(super) fn policy(
         );
         return Ok(None);
     };
-    let selected = match select(endpoints, About::Endpoints)? {
-        Ok(selected) => selected,
-        Err(lost) => {
-            for (path, why) in lost {
-                notes.refuse(
-                    path,
-                    format!("{why}; whom the policy restricts cannot be said"),
-                );
-            }
-            return Ok(None);
-        }
+    let Some(selected) = restricted(endpoints, About::Endpoints, notes)? else {
+        return Ok(None);
     };
     for key in ["ingressDeny", "egressDeny"] {
         if spec.maps(key)?.is_some_and(|rules| !rules.is_empty()) {

@@ -9,7 +9,7 @@ use super::{
     fields::{Fields, Wrong},
     policy::{Direction, Peer, Policy, Rule, Select},
     ports,
-    selector::{About, Selected, select, without_peer},
+    selector::{About, Selected, restricted, select, without_peer},
 };
 
 /// The policy of a `spec`; `None` if it has to be left out.
@@ -20,17 +20,8 @@ pub(super) fn policy(
 ) -> Result<Option<Policy>, Wrong> {
     let pods = spec.fields("podSelector")?;
     let pods = pods.unwrap_or_else(|| Fields::none(spec.at("podSelector")));
-    let selected = match select(pods, About::Pods)? {
-        Ok(selected) => selected,
-        Err(lost) => {
-            for (path, why) in lost {
-                notes.refuse(
-                    path,
-                    format!("{why}; whom the policy restricts cannot be said"),
-                );
-            }
-            return Ok(None);
-        }
+    let Some(selected) = restricted(pods, About::Pods, notes)? else {
+        return Ok(None);
     };
     let (ingress, egress) = (spec.maps("ingress")?, spec.maps("egress")?);
     let mut restricts = Restricts {

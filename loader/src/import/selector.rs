@@ -50,6 +50,24 @@ pub(super) fn select(mut fields: Fields, about: About) -> Result<Selected, Wrong
     })
 }
 
+/// Reads the selector that says whom a policy restricts. `None` if that cannot be said here: the policy is refused.
+pub(super) fn restricted(
+    fields: Fields,
+    about: About,
+    notes: &mut Notes,
+) -> Result<Option<Select>, Wrong> {
+    match select(fields, about)? {
+        Ok(selected) => Ok(Some(selected)),
+        Err(lost) => {
+            for (path, why) in lost {
+                let why = format!("{why}; whom the policy restricts cannot be said");
+                notes.refuse(path, why);
+            }
+            Ok(None)
+        }
+    }
+}
+
 /// Whether the configuration takes these: as Kubernetes does.
 fn is_valid(key: &str, values: &[&str]) -> bool {
     let is_inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
