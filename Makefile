@@ -22,8 +22,7 @@ test: build
 vm: build
 	@$(MAKE) --no-print-directory vm-built
 
-# All scenarios on all kernels, those that have not passed everywhere as well: hours. `make test` has most of them on one
-# kernel each.
+# All scenarios on all kernels: hours. `make test` has many of them on one kernel, and some on none.
 vm-all: export SCENARIO = --include-ignored
 vm-all: vm
 
