@@ -32,18 +32,26 @@ pub fn handshake(
 ) -> Result<Keys, HandshakeError> {
     let mut client = client.client(cipher)?;
     let mut server = server.server(cipher)?;
-    let mut flight = Vec::with_capacity(FLIGHT);
-    while client.is_handshaking() || server.is_handshaking() {
-        let sent = carry(&mut client, &mut server, &mut flight, Role::Server)?;
-        let answered = carry(&mut server, &mut client, &mut flight, Role::Client)?;
-        if sent + answered == 0 {
-            return Err(HandshakeError::Stalled);
-        }
-    }
+    converse(&mut client, &mut server)?;
     Ok(Keys {
         client: party::keys(client.dangerous_extract_secrets(), Role::Client)?,
         server: party::keys(server.dangerous_extract_secrets(), Role::Server)?,
     })
+}
+
+fn converse<C: SideData, S: SideData>(
+    client: &mut ConnectionCommon<C>,
+    server: &mut ConnectionCommon<S>,
+) -> Result<(), HandshakeError> {
+    let mut flight = Vec::with_capacity(FLIGHT);
+    while client.is_handshaking() || server.is_handshaking() {
+        let sent = carry(client, server, &mut flight, Role::Server)?;
+        let answered = carry(server, client, &mut flight, Role::Client)?;
+        if sent + answered == 0 {
+            return Err(HandshakeError::Stalled);
+        }
+    }
+    Ok(())
 }
 
 /// Carries what one end has to send to the other, which is `receiver`; returns the bytes moved.
@@ -141,6 +149,21 @@ mod tests {
                 keys.client.tx.dangerous_key(),
                 again.client.tx.dangerous_key()
             );
+        }
+    }
+
+    #[test]
+    fn the_key_exchange_is_post_quantum_hybrid_with_every_cipher() {
+        let ca = Ca::new("ca");
+        let (cart, till) = (identity(&ca, CART), identity(&ca, TILL));
+        let (cart_id, till_id) = (cart.id().clone(), till.id().clone());
+        let party = |identity, expects| Party { identity, expects };
+        for cipher in Cipher::ALL {
+            let mut client = party(&cart, (&till_id).into()).client(cipher).unwrap();
+            let mut server = party(&till, (&cart_id).into()).server(cipher).unwrap();
+            converse(&mut client, &mut server).unwrap();
+            let group = client.negotiated_key_exchange_group().unwrap();
+            assert_eq!(group.name(), rustls::NamedGroup::X25519MLKEM768);
         }
     }
 
