@@ -27,7 +27,7 @@ echo $killed"#;
 /// Two connections at a time, until /tmp/enough exists; one count a line.
 const TRAFFIC: &str = "rm -f /tmp/enough; until test -e /tmp/enough; do storm run 10.1.0.11:7000 2 20000 epoll 60; done";
 /// As if other programs were attached: an apply has to replace all of them.
-const FORGET: &str = "bpftool map update pinned /sys/fs/bpf/underseal/maps/CONFIG key 0 0 0 0 value $(bpftool -j map lookup pinned /sys/fs/bpf/underseal/maps/CONFIG key 0 0 0 0 | sed 's/.*\"value\":\\[//; s/\\].*//; s/[\",]/ /g' | cut -d' ' -f1-99 | awk '{for (i = 1; i <= 32; i++) printf \"%s \", (i > 16 ? 0 : $i)}')";
+const FORGET: &str = "bpftool map update pinned /sys/fs/bpf/underseal/maps/CONFIG key 0 0 0 0 value $(bpftool -j map lookup pinned /sys/fs/bpf/underseal/maps/CONFIG key 0 0 0 0 | sed 's/.*\"value\":\\[//; s/\\].*//; s/[\",]/ /g' | awk '{for (i = 1; i <= NF; i++) printf \"%s \", (i > 16 && i <= 32 ? 0 : $i)}')";
 
 pub(crate) fn run(lab: &Lab) -> Result<()> {
     let wire = Wire::new(1)?;
