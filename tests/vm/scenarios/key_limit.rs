@@ -104,7 +104,7 @@ fn bytes_sealed(site: &Site) -> Result<u64> {
     let mut sealed = counters
         .into_iter()
         .flatten()
-        .filter(|c| c["name"] == "sealed");
+        .filter(|c| c["name"] == "sealed_segments");
     Ok(sealed
         .next()
         .and_then(|c| c["bytes"].as_u64())
