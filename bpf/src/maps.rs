@@ -11,9 +11,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use underseal_abi::{
-    Bundle, Chain, Config, Conn, Counter, Endpoint, Event, EventKind, Flow, Grant, KeyLimit, Mode,
-    Netns, Node, PeerWorkload, Policy, Reply, Seal, Sleeper, Socket, State, Subject, SubjectKey,
-    Tally, WORLD, Workload, mode_of, names::RULES_HALF, peer_key,
+    Bundle, Chain, Config, Conn, Counter, DnsNames, Endpoint, Event, EventKind, Flow, Grant,
+    KeyLimit, Mode, Named, Netns, Node, PeerWorkload, Policy, Reply, Seal, Sleeper, Socket, State,
+    Subject, SubjectKey, Tally, WORLD, Workload, mode_of, names::RULES_HALF, peer_key,
 };
 
 use crate::sys::{self, Sock, add};
@@ -69,6 +69,14 @@ static PEER_WORKLOADS: HashMap<
     [u8; 16],
     PeerWorkload,
     16384,
+    { aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+/// And this one.
+#[btf_map]
+static DNS_NAMES: HashMap<
+    Named,
+    DnsNames,
+    20480,
     { aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize },
 > = HashMap::new();
 /// Two generations have room in each of these three.

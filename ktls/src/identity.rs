@@ -66,7 +66,26 @@ impl Identity {
     /// As [`Identity::load`].
     pub fn load_with(directory: &Path, bundles: &[Bundle]) -> Result<Self, IdentityError> {
         unchanged(directory, bundles, |stamp| {
-            Self::read(directory, bundles, stamp)
+            let trust = |domain: &str| read_trust(directory, domain, bundles);
+            Self::read(directory, bundles, stamp, trust)
+        })
+    }
+
+    /// The same, though a bundle of another trust domain may be unusable: then that of `old` serves on, if it has one, or
+    /// nobody of that domain is accepted. What is wrong with bundles is returned, too.
+    pub(crate) fn load_without(
+        directory: &Path,
+        bundles: &[Bundle],
+        old: Option<&Trust>,
+    ) -> Result<(Self, Vec<IdentityError>), IdentityError> {
+        unchanged(directory, bundles, |stamp| {
+            let mut faults = Vec::new();
+            let identity = Self::read(directory, bundles, stamp, |domain| {
+                let (trust, found) = read_trust_without(directory, domain, bundles, old)?;
+                faults = found;
+                Ok(trust)
+            })?;
+            Ok((identity, faults))
         })
     }
 
@@ -122,6 +141,18 @@ impl Identity {
         left < DUE.min(Duration::from_secs(u64::try_from(life / 4).unwrap_or(0)))
     }
 
+    /// The same if it is known how long before its end the certificate is renewed. Of one that lives no longer than that
+    /// it is not: somebody else has made it.
+    #[must_use]
+    pub fn is_due_within(&self, renew_before: Duration, now: SystemTime) -> bool {
+        let life = self.svid.not_after.saturating_sub(self.svid.not_before);
+        let life = Duration::from_secs(u64::try_from(life).unwrap_or(0));
+        if renew_before.is_zero() || renew_before >= life {
+            return self.is_due(now);
+        }
+        self.not_after().duration_since(now).unwrap_or_default() < renew_before
+    }
+
     /// Checks that the leaf certificate is valid now.
     ///
     /// # Errors
@@ -131,7 +162,12 @@ impl Identity {
         check_validity(&self.svid, &self.directory.join(CERTIFICATE))
     }
 
-    fn read(directory: &Path, bundles: &[Bundle], stamp: &Stamp) -> Result<Self, IdentityError> {
+    fn read(
+        directory: &Path,
+        bundles: &[Bundle],
+        stamp: &Stamp,
+        trust: impl FnOnce(&str) -> Result<Trust, IdentityError>,
+    ) -> Result<Self, IdentityError> {
         let path = directory.join(CERTIFICATE);
         let chain = read_certificates(&path)?;
         let svid = Svid::parse(&chain[0]).map_err(|reason| IdentityError::Svid {
@@ -140,7 +176,7 @@ impl Identity {
         })?;
         check_validity(&svid, &path)?;
         let key = read_key(directory, chain.clone())?;
-        let trust = read_trust(directory, svid.id.trust_domain(), bundles)?;
+        let trust = trust(svid.id.trust_domain())?;
         Ok(Self {
             directory: directory.to_owned(),
             bundles: bundles.to_vec(),
@@ -163,6 +199,18 @@ impl Trust {
     pub fn load(directory: &Path, domain: &str, bundles: &[Bundle]) -> Result<Self, IdentityError> {
         unchanged(directory, bundles, |_| {
             read_trust(directory, domain, bundles)
+        })
+    }
+
+    /// The same, with what `old` has where a bundle of another trust domain is unusable; see [`Identity::load_without`].
+    pub(crate) fn load_without(
+        directory: &Path,
+        domain: &str,
+        bundles: &[Bundle],
+        old: Option<&Self>,
+    ) -> Result<Self, IdentityError> {
+        unchanged(directory, bundles, |_| {
+            read_trust_without(directory, domain, bundles, old).map(|(trust, _)| trust)
         })
     }
 }
@@ -257,6 +305,16 @@ pub enum IdentityError {
         /// What is wrong with the leaf.
         reason: SvidError,
     },
+    /// The bundle of another trust domain cannot be used.
+    #[error("the bundle of the trust domain `{trust_domain}`: {reason}; {serves}")]
+    Bundle {
+        /// The domain.
+        trust_domain: String,
+        /// What is wrong with the file.
+        reason: Box<Self>,
+        /// What becomes of peers of that domain.
+        serves: &'static str,
+    },
     /// The leaf certificate has expired.
     #[error("the certificate in `{}` expired at {since}: renew it", path.display())]
     Expired {
@@ -324,18 +382,60 @@ impl FileStamp {
 }
 
 fn read_trust(directory: &Path, domain: &str, bundles: &[Bundle]) -> Result<Trust, IdentityError> {
-    let bad = |path: &Path, reason| IdentityError::BadCertificate {
+    let mut trust = read_own_trust(directory, domain)?;
+    for bundle in bundles {
+        add_bundle(&mut trust, bundle)?;
+    }
+    Ok(trust)
+}
+
+/// The same with a bundle less, or that of `old`, for each that is unusable; and what is wrong with those.
+fn read_trust_without(
+    directory: &Path,
+    domain: &str,
+    bundles: &[Bundle],
+    old: Option<&Trust>,
+) -> Result<(Trust, Vec<IdentityError>), IdentityError> {
+    let mut trust = read_own_trust(directory, domain)?;
+    let mut faults = Vec::new();
+    for bundle in bundles {
+        let Err(reason) = add_bundle(&mut trust, bundle) else {
+            continue;
+        };
+        let trust_domain = bundle.trust_domain.clone();
+        let kept = old.is_some_and(|old| trust.keep(&trust_domain, old));
+        faults.push(IdentityError::Bundle {
+            trust_domain,
+            reason: Box::new(reason),
+            serves: if kept {
+                "the old one serves on"
+            } else {
+                "nobody of it is accepted"
+            },
+        });
+    }
+    Ok((trust, faults))
+}
+
+fn add_bundle(trust: &mut Trust, bundle: &Bundle) -> Result<(), IdentityError> {
+    let Bundle { trust_domain, file } = bundle;
+    trust
+        .add(trust_domain, read_certificates(file)?)
+        .map_err(|reason| bad_certificate(file, reason))
+}
+
+fn bad_certificate(path: &Path, reason: String) -> IdentityError {
+    IdentityError::BadCertificate {
         path: path.to_owned(),
         reason,
-    };
-    let own = directory.join(BUNDLE);
-    let mut trust =
-        Trust::new(domain, read_certificates(&own)?).map_err(|reason| bad(&own, reason))?;
-    for Bundle { trust_domain, file } in bundles {
-        trust
-            .add(trust_domain, read_certificates(file)?)
-            .map_err(|reason| bad(file, reason))?;
     }
+}
+
+/// What the folder itself says: bundle of the own trust domain, and revocation lists.
+fn read_own_trust(directory: &Path, domain: &str) -> Result<Trust, IdentityError> {
+    let own = directory.join(BUNDLE);
+    let mut trust = Trust::new(domain, read_certificates(&own)?)
+        .map_err(|reason| bad_certificate(&own, reason))?;
     let path = directory.join(LISTS);
     for list in read_lists(&path)? {
         trust
@@ -564,6 +664,19 @@ mod tests {
         };
         assert!(!due(-60..86_400) && !due(-82_000..4000) && due(-83_000..3400));
         assert!(!due(-60..600) && due(-600..60));
+    }
+
+    #[test]
+    fn a_certificate_is_due_when_its_renewal_is() {
+        let due = |valid, before| {
+            let directory = issued(|leaf| leaf.valid = valid);
+            let identity = Identity::load(directory.path()).unwrap();
+            identity.is_due_within(Duration::from_secs(before), SystemTime::now())
+        };
+        assert!(due(-60..86_000, 86_050) && !due(-60..86_000, 3600));
+        assert!(!due(-82_000..4000, 3600) && !due(-83_000..3400, 600));
+        // Not known, or of somebody else.
+        assert!(due(-83_000..3400, 0) && !due(-60..600, 3600) && due(-600..60, 3600));
     }
 
     #[test]

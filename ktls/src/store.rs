@@ -1,6 +1,9 @@
 //! Loaded identities, kept until there are others that can be used.
 
-use crate::identity::{Bundle, Identity, IdentityError, Stamp};
+use crate::{
+    identity::{Bundle, Identity, IdentityError, Stamp},
+    trust::Trust,
+};
 use std::{
     collections::HashMap,
     mem,
@@ -75,12 +78,12 @@ impl IdentityStore {
             }
             return Ok(inner.renew(directory, entry));
         }
-        let identity = Arc::new(Identity::load_with(directory, &inner.bundles)?);
-        let broken = None;
-        Ok(inner.keep(directory, Entry { identity, broken }))
+        let entry = inner.load(directory, None)?;
+        Ok(inner.keep(directory, entry))
     }
 
-    /// Whether the files in `directory` cannot be used, so that an older certificate serves.
+    /// Whether something in `directory` or in the bundles cannot be used, so that something older serves, or some trust
+    /// domain is not trusted.
     #[must_use]
     pub fn is_broken(&self, directory: &Path) -> bool {
         let inner = self.inner();
@@ -88,7 +91,8 @@ impl IdentityStore {
         entry.is_some_and(|entry| entry.broken.is_some())
     }
 
-    /// Directories whose new files could not be used, and why; each is told of once.
+    /// Directories whose new files could not be used, and why; each is told of once. After an [`IdentityError::Bundle`]
+    /// the rest of the files serves, after any other the old identity.
     #[must_use]
     pub fn take_complaints(&self) -> Vec<(PathBuf, IdentityError)> {
         mem::take(&mut self.inner().complaints)
@@ -111,11 +115,8 @@ impl Inner {
     fn renew(&mut self, directory: &Path, old: Entry) -> Arc<Identity> {
         // Taken first: what changes after this makes another try.
         let stamp = Stamp::take(directory, &self.bundles);
-        let entry = match Identity::load_with(directory, &self.bundles) {
-            Ok(identity) => Entry {
-                identity: Arc::new(identity),
-                broken: None,
-            },
+        let entry = match self.load(directory, Some(old.identity.trust())) {
+            Ok(entry) => entry,
             Err(error) => {
                 self.complaints.push((directory.to_owned(), error));
                 Entry {
@@ -125,6 +126,21 @@ impl Inner {
             }
         };
         self.keep(directory, entry)
+    }
+
+    /// Bundles of other trust domains that cannot be used are complained of; they stand in nobody else's way.
+    fn load(&mut self, directory: &Path, old: Option<&Arc<Trust>>) -> Result<Entry, IdentityError> {
+        let stamp = Stamp::take(directory, &self.bundles);
+        let old = old.map(Arc::as_ref);
+        let (identity, faults) = Identity::load_without(directory, &self.bundles, old)?;
+        let broken = (!faults.is_empty()).then_some(stamp);
+        let faults = faults.into_iter();
+        self.complaints
+            .extend(faults.map(|error| (directory.to_owned(), error)));
+        Ok(Entry {
+            identity: Arc::new(identity),
+            broken,
+        })
     }
 }
 
@@ -219,6 +235,44 @@ mod tests {
         store.set_bundles(vec![Bundle { trust_domain, file }]);
         let after = store.identity(directory.path()).unwrap();
         assert!(after.trust().knows("partner.test"));
+    }
+
+    #[test]
+    fn a_bundle_that_cannot_be_used_concerns_its_trust_domain_alone() {
+        let (directory, partner) = (tempfile::tempdir().unwrap(), Ca::new("partner"));
+        let ca = Ca::new("ca");
+        ca.issue(&Leaf::of(CART)).write(directory.path());
+        let file = directory.path().join("partner.pem");
+        let store = IdentityStore::new();
+        let trust_domain = "partner.test".to_owned();
+        store.set_bundles(vec![Bundle {
+            trust_domain,
+            file: file.clone(),
+        }]);
+        let told = |words: &str| {
+            let [(_, error)] = &store.take_complaints()[..] else {
+                panic!("not told of once: {words}");
+            };
+            let text = error.to_string();
+            assert!(
+                text.contains("partner.pem") && text.contains(words),
+                "{text}"
+            );
+        };
+        let now = || store.identity(directory.path()).unwrap();
+        let knows = |identity: &Identity| identity.trust().knows("partner.test");
+        // Newly configured, and not there.
+        for _ in 0..2 {
+            assert!(!knows(&now()) && store.is_broken(directory.path()));
+        }
+        told("nobody of it is accepted");
+        std::fs::write(&file, partner.root()).unwrap();
+        assert!(knows(&now()) && !store.is_broken(directory.path()));
+        // Broken later: the old one serves, while everything else is renewed.
+        std::fs::write(&file, "nonsense").unwrap();
+        ca.issue(&Leaf::of(TILL)).write(directory.path());
+        assert!(knows(&now()) && now().id().as_str() == TILL);
+        told("the old one serves on");
     }
 
     #[test]

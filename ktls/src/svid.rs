@@ -82,10 +82,11 @@ impl Svid {
         self.dns_names.iter().map(String::as_str)
     }
 
-    /// Whether exactly this DNS name is in it.
+    /// Whether it is good for this DNS name, by RFC 9525, section 6.3: the name is in it, or a name whose whole first
+    /// label is `*`, which stands for one label. The subject is never looked at.
     #[must_use]
     pub fn has_dns_name(&self, name: &str) -> bool {
-        self.dns_names().any(|own| own.eq_ignore_ascii_case(name))
+        self.dns_names().any(|own| pattern::dns_name(own, name))
     }
 
     /// Whether a DNS name in it fits a pattern; see [`pattern::dns_name`].

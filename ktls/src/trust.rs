@@ -87,6 +87,13 @@ impl Trust {
         }
     }
 
+    /// Goes on with the bundle that `old` has for a trust domain; false if it has none.
+    pub(crate) fn keep(&mut self, domain: &str, old: &Self) -> bool {
+        let kept = old.bundles.get(domain).cloned();
+        let kept = kept.map(|roots| self.bundles.insert(domain.to_owned(), roots));
+        kept.is_some()
+    }
+
     /// Takes in a revocation list.
     ///
     /// # Errors

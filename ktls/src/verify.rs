@@ -2,7 +2,7 @@
 //!
 //! A peer passes if its chain leads to the bundle of its own trust domain, nothing in it is revoked, its leaf is an
 //! X.509-SVID of a workload, and the SPIFFE ID in it is exactly the one expected for this handshake, or at least of a
-//! trusted domain. Where DNS names are asked for, the leaf must have all of them.
+//! trusted domain. Where DNS names are asked for, the leaf must have all of them ([`Svid::has_dns_name`]).
 
 use crate::{
     identity::Identity,
@@ -198,7 +198,7 @@ pub enum Refusal {
     #[error("the revocation list in the name of its issuer is not signed by that issuer: {0}")]
     BadList(String),
     /// It does not have this DNS name.
-    #[error("its certificate does not have the DNS name `{0}`")]
+    #[error("its certificate does not have the DNS name `{0}`, which is asked for")]
     NameMissing(String),
     /// A signature does not fit.
     #[error(
@@ -369,6 +369,44 @@ mod tests {
         assert_eq!(asked(&[]), Ok(()));
         assert_eq!(asked(&["cart", "cart.example.org"]), Ok(()));
         assert_eq!(asked(&["cart", "till"]), Err("dns-name-missing"));
+    }
+
+    #[test]
+    fn a_wildcard_in_a_certificate_stands_for_one_whole_label() {
+        let ca = Ca::new("ca");
+        let id: SpiffeId = CART.parse().unwrap();
+        let says = |has: &'static str, name: &str| {
+            let mut leaf = Leaf::of(CART);
+            leaf.dns_names = vec![has];
+            let chain = ca.issue(&leaf).chain();
+            let dns_names = [name.to_owned()];
+            let expects = Expects::Named {
+                id: &id,
+                dns_names: &dns_names,
+            };
+            let verifier = PeerVerifier::new(&identity(&ca, TILL), expects);
+            let name = ServerName::try_from("peer.invalid").unwrap();
+            let now = UnixTime::now();
+            let both = [
+                verifier
+                    .verify_server_cert(&chain[0], &[], &name, &[], now)
+                    .is_ok(),
+                verifier.verify_client_cert(&chain[0], &[], now).is_ok(),
+            ];
+            assert_eq!(both[0], both[1]);
+            both[0]
+        };
+        assert!(says("*.shop.example.org", "cart.shop.example.org"));
+        assert!(says("*.Shop.example.org", "cart.shop.example.org"));
+        for (has, name) in [
+            ("*.shop.example.org", "a.cart.shop.example.org"),
+            ("*.shop.example.org", "shop.example.org"),
+            ("c*.shop.example.org", "cart.shop.example.org"),
+            ("cart.*.example.org", "cart.shop.example.org"),
+            ("*", "cart"),
+        ] {
+            assert!(!says(has, name), "{has} for {name}");
+        }
     }
 
     #[test]

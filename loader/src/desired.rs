@@ -48,6 +48,7 @@ pub fn desired(config: &Config, facts: &Facts) -> State {
             nodes: nodes(config),
             bundles: bundles(config),
             peer_workloads: peer_workloads(config),
+            dns_names: policy::names::demanded(config, &ids),
             policies: policy::compile(config, &ids),
             attachments: attachments(config, facts),
         }),
@@ -210,6 +211,11 @@ fn workloads(
             identity: workload.identity.clone(),
             netns: workload.netns.clone(),
             cipher: config.seal.cipher.cipher(facts.cipher),
+            renew_before: match workload.spire {
+                true => 0,
+                // At most 90 days: it fits.
+                false => u32::try_from(config.pki.renew_before.seconds()).unwrap_or(0),
+            },
         };
         (ids[&workload.name], record)
     });

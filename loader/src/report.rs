@@ -78,17 +78,21 @@ pub struct Summary {
     pub peers: usize,
     /// How many workloads.
     pub workloads: usize,
+    /// What is in order, but will not do what it may be meant to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl Summary {
     /// Of a configuration.
     #[must_use]
-    pub fn of(file: &str, config: &Config) -> Self {
+    pub fn of(file: &str, config: &Config, warnings: Vec<String>) -> Self {
         Self {
             file: file.to_owned(),
             node: config.node.name.to_string(),
             peers: config.peers.len(),
             workloads: config.workloads.len(),
+            warnings,
         }
     }
 }
@@ -98,6 +102,9 @@ impl Summary {
 pub struct Changes {
     /// The steps in order.
     pub steps: Vec<Step>,
+    /// What the built-in CA has issued; `None`: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificates: Option<Outcome>,
     /// What happened to connections that were open.
     pub interventions: Vec<Connections>,
     /// What is in order, but not as it may be meant to be.
@@ -243,14 +250,7 @@ pub struct Count {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Check(summary) => writeln!(
-                f,
-                "{GOOD}{}: in order{GOOD:#}: node {}, {}, {}",
-                summary.file,
-                summary.node,
-                counted(summary.peers, "peer"),
-                counted(summary.workloads, "workload"),
-            ),
+            Self::Check(summary) => summary.fmt(f),
             Self::Plan(changes) => changes.show(f, "to make"),
             Self::Apply(changes) | Self::Down(changes) => changes.show(f, "made"),
             Self::Status(status) => status.fmt(f),
@@ -266,8 +266,25 @@ impl fmt::Display for Report {
     }
 }
 
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        warnings(f, &self.warnings)?;
+        writeln!(
+            f,
+            "{GOOD}{}: in order{GOOD:#}: node {}, {}, {}",
+            self.file,
+            self.node,
+            counted(self.peers, "peer"),
+            counted(self.workloads, "workload"),
+        )
+    }
+}
+
 impl Changes {
     fn show(&self, f: &mut fmt::Formatter<'_>, what: &str) -> fmt::Result {
+        if let Some(outcome) = &self.certificates {
+            write!(f, "{outcome}")?;
+        }
         for step in &self.steps {
             writeln!(f, "{}", step.line)?;
         }

@@ -17,10 +17,15 @@ use crate::config::{
     bytes::Bytes,
     choice::{Cipher, Mode},
     network_policy::Mtls,
+    pki::DnsName,
     value::{
         AbsolutePath, Digest, InterfaceName, Label, PublicKey, SpiffeId, TrustDomain, WorkloadName,
     },
 };
+
+mod named;
+
+pub use self::named::Named;
 
 /// Everything that `apply` makes and `down` removes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,6 +133,9 @@ pub struct Datapath {
     /// The `PEER_WORKLOADS` map by address.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub peer_workloads: BTreeMap<IpAddr, PeerWorkload>,
+    /// The `DNS_NAMES` map.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dns_names: BTreeMap<Named, BTreeSet<DnsName>>,
     /// What is in force of network policies; `None` if there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policies: Option<Policies>,
@@ -174,6 +182,15 @@ const fn a_day() -> u32 {
     86400
 }
 
+const fn an_hour() -> u32 {
+    3600
+}
+
+/// As [`is_a_day`].
+const fn is_an_hour(seconds: &u32) -> bool {
+    *seconds == an_hour()
+}
+
 /// By reference, because serde passes it so.
 const fn is_a_day(seconds: &u32) -> bool {
     *seconds == a_day()
@@ -205,6 +222,9 @@ pub struct Workload {
     pub netns: AbsolutePath,
     /// Cipher to seal with.
     pub cipher: Cipher,
+    /// How many seconds before its end the certificate is renewed; 0: that is a matter of the SPIRE agent.
+    #[serde(default = "an_hour", skip_serializing_if = "is_an_hour")]
+    pub renew_before: u32,
 }
 
 /// A workload of another node; see [`underseal_abi::PeerWorkload`].

@@ -10,7 +10,7 @@ use std::{
 use assert_cmd::Command;
 use serde_json::Value;
 use tempfile::TempDir;
-use underseal_ktls::{Cipher, Identity, Party, SpiffeId, memory};
+use underseal_ktls::{Cipher, Identity, Party, SpiffeId, Svid, memory};
 
 const WORKLOADS: [&str; 2] = ["cart", "web"];
 
@@ -261,6 +261,58 @@ fn renewal_by_need() {
 }
 
 /// The one that fails keeps its old certificate; the other one is renewed all the same.
+#[test]
+fn other_names_are_issued_at_the_next_renewal() {
+    let node = Node::with_ca("");
+    assert_eq!(node.good(&["renew"]), "nothing to do\n");
+    let text = fs::read_to_string(node.at("c.toml")).unwrap();
+    let text = text.replace(
+        "[\"web.example.org\"]",
+        "[\"web.example.org\", \"www.example.org\"]",
+    );
+    fs::write(node.at("c.toml"), text).unwrap();
+    let said = node.good(&["renew", "--dry-run"]);
+    assert!(
+        said.contains("shop/web would be renewed") && !said.contains("cart"),
+        "{said}"
+    );
+    let said = node.good(&["renew"]);
+    assert!(
+        said.contains("issued shop/web") && !said.contains("cart"),
+        "{said}"
+    );
+    let svid = Svid::parse(&node.identity("web").chain()[0]).unwrap();
+    assert!(svid.has_dns_name("www.example.org"));
+    assert_eq!(node.good(&["renew"]), "nothing to do\n");
+}
+
+#[test]
+fn a_certificate_that_lacks_a_name_is_warned_of() {
+    let node = Node::with_ca("");
+    let text = fs::read_to_string(node.at("c.toml")).unwrap();
+    let rule = "[[network_policy]]\nname = \"p\"\n[[network_policy.egress]]\npeers = [{ dns = \"www.example.org\" }]\n";
+    let check = |text: String| {
+        fs::write(node.at("c.toml"), text).unwrap();
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("underseal"));
+        let output = command.arg("-c").arg(node.at("c.toml")).arg("check");
+        let output = output.output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(!check(format!("{text}{rule}")).contains("warning"));
+    let more = text.replace(
+        "[\"web.example.org\"]",
+        "[\"web.example.org\", \"www.example.org\"]",
+    );
+    let said = check(format!("{more}{rule}"));
+    assert!(
+        said.contains("workload shop/web") && said.contains("www.example.org"),
+        "{said}"
+    );
+    node.good(&["renew"]);
+    assert!(!check(format!("{more}{rule}")).contains("warning"));
+}
+
 #[test]
 fn a_renewal_that_fails_fails_alone() {
     let node = Node::with_ca("");

@@ -9,6 +9,7 @@ use underseal::config::label::NAMESPACE;
 use underseal::config::network_policy::{Entity, Mtls, NetworkPolicy, Peer, Place, Protocol, Rule};
 use underseal::config::{Config, Format, Source};
 use underseal::policy::explain::{End, Outcome, explain};
+use underseal::policy::names::demanded;
 use underseal::policy::table::Question;
 use underseal::policy::{compile, ids};
 use underseal_abi::{Direction, Ruling, Way};
@@ -449,4 +450,86 @@ fn a_test_names_the_rule_that_decides() {
     let plain = parse(&format!("{NODES}{SHOP}[seal]\nmode = 'never'\n"));
     let refused = explain(&plain, "shop/web", "shop/cart", "80".parse().unwrap()).unwrap();
     assert_eq!(refused.outcome, Outcome::DeniedUnsealed);
+}
+
+/// `web` may connect to whoever has a name of the bank, or is the cart; nobody else is asked for names.
+const BY_NAME: &str = r#"
+[[network_policy]]
+name = "web"
+select = { labels = { tier = "front" } }
+[[network_policy.egress]]
+peers = [{ dns = "*.example.org" }, { dns = "*.bank.svc.cluster.local" }]
+[[network_policy.egress]]
+peers = [{ dns = "cart" }]
+mtls = "off"
+"#;
+
+#[test]
+fn names_that_rules_rely_on_are_asked_for() {
+    let config = parse(&format!("{NODES}{BY_NAME}"));
+    let demanded = demanded(&config, &ids(&config));
+    let shown: Vec<String> = demanded
+        .iter()
+        .map(|(whose, names)| {
+            let names: Vec<&str> = names.iter().map(|it| it.as_str()).collect();
+            format!("{whose}: {}", names.join(" "))
+        })
+        .collect();
+    let vault = "vault.bank.svc.cluster.local";
+    assert_eq!(
+        shown,
+        [
+            "2: cart".to_owned(),
+            "3: books.example.org ledger.bank.svc.cluster.local".to_owned(),
+            format!("10.2.0.13: {vault}"),
+            format!("fd00:2::13: {vault}"),
+        ]
+    );
+    assert!(self::demanded(&parse(NODES), &ids(&config)).is_empty());
+}
+
+#[test]
+fn a_test_says_that_a_rule_rests_on_a_dns_name() {
+    let config = parse(&format!("{NODES}{BY_NAME}"));
+    let ask = |to: &str| explain(&config, "shop/web", to, "80".parse().unwrap()).unwrap();
+    let ledger = ask("bank/ledger");
+    assert_eq!(ledger.outcome, Outcome::Sealed);
+    assert!(matches!(
+        ledger.egress,
+        End::Rule {
+            by_dns_name: true,
+            ..
+        }
+    ));
+    let line =
+        "the certificate of bank/ledger must have the DNS name books.example.org, ledger.bank";
+    assert!(ledger.to_string().contains(line), "{ledger}");
+    // Between nodes nothing is sealed in this mode, and `off` takes the seal away inside.
+    for to in ["bank/vault", "shop/cart"] {
+        let plain = ask(to);
+        assert_eq!(plain.outcome, Outcome::Allowed);
+        let line = "but a DNS name decides, which no certificate proves";
+        assert!(
+            plain.proven.is_empty() && plain.to_string().contains(line),
+            "{plain}"
+        );
+    }
+}
+
+#[test]
+fn there_is_a_limit_for_dns_names() {
+    let names: Vec<String> = (0..200)
+        .map(|i| format!("\"n{i}.very-long-name.example.org\""))
+        .collect();
+    let nodes = NODES.replace("\"books.example.org\"", &names.join(", "));
+    let source = Source {
+        name: "config.toml".to_owned(),
+        text: format!("{nodes}{BY_NAME}").replace("*.example.org", "*.very-long-name.example.org"),
+        format: Format::Toml,
+    };
+    let error = Config::parse(&source).unwrap_err().to_string();
+    assert!(
+        error.contains("bytes of DNS names of one workload"),
+        "{error}"
+    );
 }

@@ -32,6 +32,8 @@ struct Situation {
     /// Configured workloads, each with the number of its namespace's incarnation, 0: absent.
     workloads: Vec<(u8, u8)>,
     mode: &'static str,
+    /// DNS name in a rule; empty: there are no policies.
+    dns: &'static str,
     keep: bool,
     uplink_mtu: u32,
     object: u8,
@@ -44,13 +46,26 @@ fn situation() -> impl Strategy<Value = Situation> {
         prop::collection::btree_set(1u8..5, 0..4),
         1u8..3,
         prop::collection::btree_map(1u8..5, 0u8..3, 0..4),
-        prop::sample::select(vec!["same-node", "never", "always", "cross-node"]),
+        (
+            prop::sample::select(vec!["same-node", "never", "always", "cross-node"]),
+            prop::sample::select(vec!["", "w1", "w2", "*.default.svc.cluster.local"]),
+        ),
         any::<bool>(),
         prop::sample::select(vec![1400u32, 1500, 9000]),
         1u8..3,
     )
         .prop_map(
-            |(device, renamed, peers, endpoint, workloads, mode, keep, uplink_mtu, object)| {
+            |(
+                device,
+                renamed,
+                peers,
+                endpoint,
+                workloads,
+                (mode, dns),
+                keep,
+                uplink_mtu,
+                object,
+            )| {
                 Situation {
                     device,
                     renamed,
@@ -58,6 +73,7 @@ fn situation() -> impl Strategy<Value = Situation> {
                     endpoint,
                     workloads: workloads.into_iter().collect(),
                     mode,
+                    dns,
                     keep,
                     uplink_mtu,
                     object,
@@ -89,6 +105,12 @@ impl Situation {
             text += &format!(
                 "[[workload]]\nname = \"w{workload}\"\nnetns = \"/run/netns/w{workload}\"\n\
                  addresses = [\"10.1.0.1{workload}\"]\n"
+            );
+        }
+        if !self.dns.is_empty() {
+            text += &format!(
+                "[[network_policy]]\nname = \"p\"\n[[network_policy.egress]]\npeers = [{{ dns = \"{}\" }}]\n",
+                self.dns
             );
         }
         let mode = self.mode;

@@ -95,8 +95,8 @@ pub struct Workload {
     pub netns: [u8; 256],
     /// Cipher suite to seal with, as `TLS_CIPHER_*` of `linux/tls.h`.
     pub cipher: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// How many seconds before its end the certificate is renewed; 0: the configuration does not say.
+    pub renew_before: u32,
 }
 
 /// Where a node's helper is reached: value of `NODES`. Of another node one address is set, of
@@ -294,6 +294,29 @@ pub struct PeerWorkload {
     pub name: [u8; 128],
     /// SPIFFE ID, the only one that its certificate may have.
     pub spiffe_id: [u8; 256],
+}
+
+/// Whose DNS names: key of `DNS_NAMES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Named {
+    /// Address of a workload of another node, [`ip_key`] form; zeros for one of this node.
+    pub address: [u8; 16],
+    /// Id of a workload of this node; 0 for one of another.
+    pub workload: u32,
+}
+
+/// DNS names that a workload's certificate must have, because network policies rely on them: value of `DNS_NAMES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DnsNames {
+    /// In lower case, without a final dot, each followed by a zero; then zeros.
+    pub names: [u8; Self::MAX_LEN],
+}
+
+impl DnsNames {
+    /// Room for the names of one workload, with a byte behind each.
+    pub const MAX_LEN: usize = 4096;
 }
 
 /// A packet that would be the answer to one that passed: key of `REPLIES`, whose value is the time at which that was
@@ -585,7 +608,8 @@ counters! {
     RefusedKey = "refused_key",
     /// Of `reset_refused`: a file could not be read, or holds something else.
     RefusedFile = "refused_file",
-    /// Sealed connections ended: a certificate was revoked, or its CA is trusted no longer.
+    /// Sealed connections ended: a certificate was revoked, its CA is trusted no longer, or it does not have a DNS name
+    /// that network policies rely on now.
     ResetRevoked = "reset_revoked",
     /// New files of an identity that could not be used; the old certificate serves until its end.
     IdentityKept = "identity_kept",
@@ -605,6 +629,8 @@ counters! {
     Rechecked = "rechecked",
     /// Of `reset_refused`: connections that were open when their certificates were verified again.
     RefusedRecheck = "refused_recheck",
+    /// Of `reset_refused`: a certificate without a DNS name that network policies rely on.
+    RefusedDnsName = "refused_dns_name",
 }
 
 const _: () = {
@@ -619,6 +645,8 @@ const _: () = {
     assert!(size_of::<Chain>() == 8192);
     assert!(size_of::<Bundle>() == 512);
     assert!(size_of::<PeerWorkload>() == 384);
+    assert!(size_of::<Named>() == 20);
+    assert!(size_of::<DnsNames>() == 4096);
     assert!(size_of::<Reply>() == 40);
     assert!(size_of::<crate::Subject>() == 4);
     assert!(size_of::<crate::SubjectKey>() == 8);

@@ -16,9 +16,9 @@ mod record;
 mod verdict;
 
 pub use layout::{
-    Bundle, COUNTERS, Chain, Config, Conn, Counter, Drop, Endpoint, Event, EventKind,
-    HELPER_COUNTERS, HelperCounter, Lowat, Netns, Node, PeerWorkload, Reply, Role, Seal, Sleeper,
-    Socket, State, Tally, TaskFile, Tuple, Unplaced, Workload, ip_key,
+    Bundle, COUNTERS, Chain, Config, Conn, Counter, DnsNames, Drop, Endpoint, Event, EventKind,
+    HELPER_COUNTERS, HelperCounter, Lowat, Named, Netns, Node, PeerWorkload, Reply, Role, Seal,
+    Sleeper, Socket, State, Tally, TaskFile, Tuple, Unplaced, Workload, ip_key,
 };
 pub use limit::{KeyLimit, KeyUse, Usage};
 pub use path::{Mode, Path, Policy, connection_of, is_link_scope, is_loopback, mode_of, path_of};
@@ -29,7 +29,7 @@ pub use verdict::{
 };
 
 /// Version of every layout and name in this crate. Written by the loader into [`Config::abi`].
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// [`Endpoint::node`] of addresses that belong to the node the program runs on.
 pub const THIS_NODE: u32 = 1;

@@ -62,9 +62,11 @@ pub const RULES_HALF: u32 = 4096;
 pub const REPLIES: &str = "REPLIES";
 /// Hash: address to [`crate::PeerWorkload`].
 pub const PEER_WORKLOADS: &str = "PEER_WORKLOADS";
+/// Hash: [`crate::Named`] to [`crate::DnsNames`]; a workload of which none are needed has no entry.
+pub const DNS_NAMES: &str = "DNS_NAMES";
 
 /// All maps that are pinned, in the order in which they are created.
-pub const ALL_MAPS: [&str; 23] = [
+pub const ALL_MAPS: [&str; 24] = [
     CONFIG,
     IPCACHE,
     NETNS,
@@ -88,6 +90,7 @@ pub const ALL_MAPS: [&str; 23] = [
     REPLIES,
     PEER_WORKLOADS,
     KEY_LIMITS,
+    DNS_NAMES,
 ];
 
 /// Iterator over the descriptors of one process; writes [`crate::TaskFile`] records.

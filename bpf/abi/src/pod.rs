@@ -4,8 +4,9 @@
 use aya::Pod;
 
 use crate::{
-    Bundle, Chain, Config, Conn, Endpoint, Event, Flow, Grant, KeyLimit, Netns, Node, PeerWorkload,
-    Reply, Seal, Sleeper, Socket, Subject, SubjectKey, Tally, TaskFile, Usage, Workload,
+    Bundle, Chain, Config, Conn, DnsNames, Endpoint, Event, Flow, Grant, KeyLimit, Named, Netns,
+    Node, PeerWorkload, Reply, Seal, Sleeper, Socket, Subject, SubjectKey, Tally, TaskFile, Usage,
+    Workload,
 };
 
 macro_rules! pod {
@@ -23,11 +24,13 @@ pod!(
     Chain,
     Config,
     Conn,
+    DnsNames,
     Endpoint,
     Event,
     Flow,
     Grant,
     KeyLimit,
+    Named,
     Netns,
     Node,
     PeerWorkload,

@@ -16,6 +16,8 @@ pub struct Controls {
     pub no_send_buffer: bool,
     /// Keys are never replaced.
     pub no_rekey: bool,
+    /// No certificate is asked for DNS names.
+    pub no_dns_names: bool,
     /// Where to stop.
     pub stop: Option<Stop>,
 }

@@ -25,6 +25,7 @@ use underseal_abi::{Conn, HelperCounter, Role as End};
 
 use super::{
     message::{Letter, Message, Refused},
+    peers::About,
     refusal,
     table::{Key, key},
 };
@@ -63,6 +64,8 @@ pub(super) trait Surroundings {
     /// # Errors
     /// Its identity cannot be used.
     fn relay(&self, conn: &Conn, role: Role) -> anyhow::Result<Relay>;
+    /// Both ends of `conn`, as people read them.
+    fn about(&self, conn: &Conn) -> About;
     /// Whether new connections between nodes are sealed.
     fn seals(&self) -> bool;
     /// Whether a workload of this node has the address.
@@ -515,7 +518,8 @@ impl<S> Exchange<S> {
                 }
             }
             Err(error) => {
-                let text = format!("{error:#}");
+                let About { own, peer, .. } = here.about(&end.conn);
+                let text = format!("handshake of {own} with {peer}: {error:#}");
                 if let Some(reason) = refusal::counter(&error) {
                     self.effects.push_back(Effect::Count(reason));
                 }
@@ -557,7 +561,14 @@ impl<S> Exchange<S> {
             Refused::Identity => HelperCounter::ResetRefused,
             Refused::Unknown | Refused::Failed => HelperCounter::ResetNode,
         };
-        let text = format!("the other node refuses it: {text}");
+        let mut text = format!("the other node refuses it: {text}");
+        if why == Refused::Identity {
+            let About {
+                own, certificate, ..
+            } = here.about(&end.conn);
+            let file = certificate.display();
+            text += &format!(" ({own} has shown {file}, unless that has been replaced since)");
+        }
         self.effects
             .push_back(Effect::Reset(end.conn, counter, text));
     }

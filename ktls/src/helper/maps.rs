@@ -11,14 +11,14 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use aya::maps::{
-    Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, RingBuf, lpm_trie::Key as Network,
+    Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, lpm_trie::Key as Network,
 };
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use underseal_abi::{
-    ABI_VERSION, Bundle as RawBundle, Chain, Config, Conn, Counter, Endpoint, Event, Flow,
-    HelperCounter, KeyLimit, Mode, Node, PeerWorkload, Seal, Sleeper, Socket, State, Tally,
-    TaskFile, Workload, mode_of, names,
+    ABI_VERSION, Bundle as RawBundle, Chain, Config, Conn, Counter, DnsNames, Endpoint, Event,
+    Flow, HelperCounter, KeyLimit, Mode, Named, Node, PeerWorkload, Seal, Sleeper, Socket, State,
+    Tally, TaskFile, Workload, mode_of, names,
 };
 
 use super::{names::text, reset::in_namespace, sys, table::key};
@@ -44,6 +44,7 @@ pub(super) struct Maps {
     chains: HashMap<MapData, [u8; 32], Chain>,
     bundles: HashMap<MapData, u32, RawBundle>,
     peer_workloads: HashMap<MapData, [u8; 16], PeerWorkload>,
+    dns_names: HashMap<MapData, Named, DnsNames>,
     states: OwnedFd,
     sockets: OwnedFd,
     key_limits: OwnedFd,
@@ -88,6 +89,7 @@ impl Maps {
             chains: HashMap::try_from(Map::HashMap(pinned(names::CHAINS)?))?,
             bundles: HashMap::try_from(Map::HashMap(pinned(names::BUNDLES)?))?,
             peer_workloads: HashMap::try_from(Map::HashMap(pinned(names::PEER_WORKLOADS)?))?,
+            dns_names: HashMap::try_from(Map::HashMap(pinned(names::DNS_NAMES)?))?,
             states: object(names::MAPS, names::STATES)?,
             sockets: object(names::MAPS, names::SOCKETS)?,
             key_limits: object(names::MAPS, names::KEY_LIMITS)?,
@@ -112,6 +114,24 @@ impl Maps {
     /// The workload of another node that has this address, if the configuration knows it.
     pub(super) fn peer_workload(&self, address: &[u8; 16]) -> Option<PeerWorkload> {
         self.peer_workloads.get(address, 0).ok()
+    }
+
+    /// The DNS names that the certificate of a workload must have.
+    ///
+    /// # Errors
+    /// It cannot be read whether there are some.
+    pub(super) fn dns_names(&self, whose: &Named) -> Result<Vec<String>> {
+        match self.dns_names.get(whose, 0) {
+            Ok(value) => Ok(unpack(&value)),
+            Err(MapError::KeyNotFound) => Ok(Vec::new()),
+            Err(error) => Err(error).context("cannot read which DNS names are needed"),
+        }
+    }
+
+    /// The same of all workloads of whose some are needed.
+    pub(super) fn all_dns_names(&self) -> std::collections::HashMap<Named, Vec<String>> {
+        let entries = self.dns_names.iter().filter_map(Result::ok);
+        entries.map(|(key, value)| (key, unpack(&value))).collect()
     }
 
     /// Where the nodes' helpers are.
@@ -457,6 +477,13 @@ fn pack(chain: &[CertificateDer<'static>]) -> ([u8; 32], Option<Box<Chain>>) {
     };
     place.copy_from_slice(&all);
     (hash, Some(packed))
+}
+
+/// DNS names as the loader has put them together.
+fn unpack(value: &DnsNames) -> Vec<String> {
+    let parts = value.names.split(|byte| *byte == 0);
+    let parts = parts.filter(|part| !part.is_empty());
+    parts.map(|part| text(part).to_owned()).collect()
 }
 
 fn path(kind: &str, name: &str) -> PathBuf {

@@ -13,9 +13,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use underseal_abi::{Conn, Workload};
+use underseal_abi::{Conn, Named, Workload};
 
-use super::{maps::Maps, names::text};
+use super::{controls::Controls, maps::Maps, names::text};
 use crate::{
     Bundle, Cipher, Expects, HandshakeError, Identity, IdentityError, IdentityStore, Party, Relay,
     Role, SpiffeId, memory,
@@ -32,6 +32,7 @@ pub(super) struct Peers {
     store: IdentityStore,
     ahead: HashMap<Pair, Ahead>,
     wanted: HashSet<Pair>,
+    asks_names: bool,
 }
 
 /// A handshake without a connection.
@@ -50,17 +51,35 @@ pub(super) struct Handshake {
 
 /// Everything that a handshake depends on.
 struct Terms {
-    client: (Arc<Identity>, SpiffeId),
-    server: (Arc<Identity>, SpiffeId),
+    client: (Arc<Identity>, Claim),
+    server: (Arc<Identity>, Claim),
     cipher: Cipher,
 }
 
+/// Whom a workload must prove to be.
+#[derive(PartialEq, Eq)]
+struct Claim {
+    id: SpiffeId,
+    /// Those that network policies rely on.
+    dns_names: Vec<String>,
+}
+
+impl Claim {
+    fn expects(&self) -> Expects<'_> {
+        Expects::Named {
+            id: &self.id,
+            dns_names: &self.dns_names,
+        }
+    }
+}
+
 impl Peers {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(controls: &Controls) -> Self {
         Self {
             store: IdentityStore::new(),
             ahead: HashMap::new(),
             wanted: HashSet::new(),
+            asks_names: !controls.no_dns_names,
         }
     }
 
@@ -113,6 +132,15 @@ impl Peers {
         self.store.take_complaints()
     }
 
+    /// The DNS names that the certificate of a workload must have.
+    pub(super) fn dns_names(&self, maps: &Maps, whose: &Named) -> Result<Vec<String>> {
+        if self.asks_names {
+            maps.dns_names(whose)
+        } else {
+            Ok(Vec::new())
+        }
+    }
+
     /// Begins a handshake as the workload of `conn`, with a workload of another node. If the configuration knows whose
     /// the address is, none but that will do; else any of the trust domain.
     pub(super) fn relay(&self, maps: &Maps, conn: &Conn, role: Role) -> Result<Relay> {
@@ -126,16 +154,19 @@ impl Peers {
             identity.id()
         );
         let peer = maps.peer_workload(&conn.tuple.remote);
-        let peer = peer.map(|it| {
+        let peer = peer.map(|it| -> Result<Claim> {
             let id = text(&it.spiffe_id).parse::<SpiffeId>();
-            id.with_context(|| format!("SPIFFE ID of {}", text(&it.name)))
+            Ok(Claim {
+                id: id.with_context(|| format!("SPIFFE ID of {}", text(&it.name)))?,
+                dns_names: self.dns_names(maps, &named(conn))?,
+            })
         });
         let peer = peer.transpose()?;
         let party = Party {
             identity: &identity,
             expects: peer
                 .as_ref()
-                .map_or(Expects::AnyOfDomainOf(&id), Expects::from),
+                .map_or(Expects::AnyOfDomainOf(&id), Claim::expects),
         };
         let relay = Relay::new(party, role, cipher(&workload)?);
         relay.with_context(|| format!("handshake of {id} with the other node"))
@@ -168,12 +199,40 @@ impl Peers {
         self.ahead.values().map(left).min()
     }
 
+    /// Who talks to whom over `conn`, whose other end is on another node, and what this end shows of itself.
+    pub(super) fn about(&self, maps: &Maps, conn: &Conn) -> About {
+        let own = maps.workload(conn.workload).ok();
+        let own = own.as_ref();
+        let peer = maps.peer_workload(&conn.tuple.remote);
+        let peer = peer.map(|it| text(&it.name).to_owned());
+        let remote = std::net::Ipv6Addr::from(conn.tuple.remote).to_canonical();
+        About {
+            own: own.map_or("?", |it| text(&it.name)).to_owned(),
+            peer: peer.unwrap_or_else(|| remote.to_string()),
+            certificate: own.map_or_else(PathBuf::new, |it| {
+                Path::new(text(&it.identity)).join("tls.crt")
+            }),
+        }
+    }
+
     fn terms(&self, maps: &Maps, (client, server): Pair) -> Result<Terms> {
-        let (client, server) = (maps.workload(client)?, maps.workload(server)?);
+        let end = |id| -> Result<_> {
+            let workload = maps.workload(id)?;
+            let whose = Named {
+                workload: id,
+                ..Named::default()
+            };
+            let claim = Claim {
+                id: spiffe_id(&workload)?,
+                dns_names: self.dns_names(maps, &whose)?,
+            };
+            Ok(((self.identity(&workload)?, claim), cipher(&workload)))
+        };
+        let ((client, _), (server, cipher)) = (end(client)?, end(server)?);
         Ok(Terms {
-            client: (self.identity(&client)?, spiffe_id(&client)?),
-            server: (self.identity(&server)?, spiffe_id(&server)?),
-            cipher: cipher(&server)?,
+            client,
+            server,
+            cipher: cipher?,
         })
     }
 
@@ -187,7 +246,7 @@ impl Peers {
 impl Terms {
     /// Whether nothing has changed. The store gives out the same value until files change.
     fn are(&self, others: &Self) -> bool {
-        let same = |a: &(Arc<Identity>, SpiffeId), b: &(Arc<Identity>, SpiffeId)| {
+        let same = |a: &(Arc<Identity>, Claim), b: &(Arc<Identity>, Claim)| {
             Arc::ptr_eq(&a.0, &b.0) && a.1 == b.1
         };
         same(&self.client, &others.client)
@@ -196,21 +255,22 @@ impl Terms {
     }
 
     fn handshake(&self) -> Result<memory::Keys> {
-        let ((client, client_id), (server, server_id)) = (&self.client, &self.server);
+        let ((client, of_client), (server, of_server)) = (&self.client, &self.server);
         let client = Party {
             identity: client,
-            expects: server_id.into(),
+            expects: of_server.expects(),
         };
         let server = Party {
             identity: server,
-            expects: client_id.into(),
+            expects: of_client.expects(),
         };
         memory::handshake(client, server, self.cipher).map_err(|error| {
             let files = match &error {
                 HandshakeError::Refused { by, .. } => self.files(*by),
                 _ => String::new(),
             };
-            let attempt = format!("handshake of {client_id} with {server_id}{files}");
+            let (client, server) = (&of_client.id, &of_server.id);
+            let attempt = format!("handshake of {client} with {server}{files}");
             anyhow::Error::new(error).context(attempt)
         })
     }
@@ -226,6 +286,27 @@ impl Terms {
             other.directory().display(),
             by.directory().display()
         )
+    }
+}
+
+/// Both ends of a connection with another node, as people read them.
+pub(super) struct About {
+    pub(super) own: String,
+    pub(super) peer: String,
+    pub(super) certificate: PathBuf,
+}
+
+/// Whose the other end of a connection is, as the map of DNS names knows it.
+pub(super) fn named(conn: &Conn) -> Named {
+    match conn.peer {
+        0 => Named {
+            address: conn.tuple.remote,
+            workload: 0,
+        },
+        workload => Named {
+            workload,
+            ..Named::default()
+        },
     }
 }
 

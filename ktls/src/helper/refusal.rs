@@ -33,6 +33,7 @@ const fn of_identity(error: &IdentityError) -> HelperCounter {
         | E::NoCertificate { .. }
         | E::BadCertificate { .. }
         | E::BadList { .. }
+        | E::Bundle { .. }
         | E::Svid { .. } => HelperCounter::RefusedFile,
     }
 }
@@ -45,9 +46,8 @@ const fn of_refusal(refusal: &Refusal) -> Option<HelperCounter> {
         Refusal::WrongTrustDomain { .. } | Refusal::UntrustedDomain(_) => {
             HelperCounter::RefusedTrustDomain
         }
-        Refusal::NotAllowed { .. } | Refusal::NameMissing(_) | Refusal::Svid(_) => {
-            HelperCounter::RefusedId
-        }
+        Refusal::NotAllowed { .. } | Refusal::Svid(_) => HelperCounter::RefusedId,
+        Refusal::NameMissing(_) => HelperCounter::RefusedDnsName,
         Refusal::Revoked | Refusal::ListExpired | Refusal::BadList(_) => {
             HelperCounter::RefusedRevoked
         }
@@ -72,6 +72,10 @@ mod tests {
         assert_eq!(
             refused(Refusal::Revoked),
             Some(HelperCounter::RefusedRevoked)
+        );
+        assert_eq!(
+            refused(Refusal::NameMissing("cart".to_owned())),
+            Some(HelperCounter::RefusedDnsName)
         );
         assert_eq!(refused(Refusal::WrongUsage), None);
         let path = "/f/tls.key".into();

@@ -23,7 +23,7 @@ use super::{
     maps::Maps,
     message::Refused,
     nodes::Nodes,
-    peers::Peers,
+    peers::{About, Peers},
     table::{Key, Table},
 };
 use crate::{Relay, Role};
@@ -436,6 +436,10 @@ struct Here<'a> {
 impl Surroundings for Here<'_> {
     fn relay(&self, conn: &Conn, role: Role) -> anyhow::Result<Relay> {
         self.peers.relay(self.maps, conn, role)
+    }
+
+    fn about(&self, conn: &Conn) -> About {
+        self.peers.about(self.maps, conn)
     }
 
     fn seals(&self) -> bool {

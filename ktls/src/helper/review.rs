@@ -1,6 +1,7 @@
 //! Looks after identities while nobody connects: complains of files that cannot be used and of certificates that end
-//! soon, and ends sealed connections whose peer would be refused today, because it was revoked or its CA is trusted no
-//! longer. A certificate that has merely ended since ends no connection.
+//! soon, and ends sealed connections whose peer would be refused today, because it was revoked, its CA is trusted no
+//! longer, or it does not have a DNS name that network policies rely on now. A certificate that has merely ended since
+//! ends no connection.
 //!
 //! With which certificates a connection was made is in the pinned maps, so that a helper that starts knows it too.
 
@@ -16,10 +17,11 @@ use anyhow::{Context as _, Result};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use tracing::{error, info, warn};
-use underseal_abi::{Chain, HelperCounter, Seal, Workload};
+use underseal_abi::{Chain, Conn, HelperCounter, Named, Seal, Workload};
 
 use super::{
     names::{Route, text},
+    peers::named,
     session::Session,
 };
 use crate::{
@@ -39,6 +41,8 @@ pub(super) struct Review {
     trust: HashMap<PathBuf, Trusted>,
     /// What was complained of last, by folder.
     told: HashMap<PathBuf, String>,
+    /// DNS names that certificates must have.
+    dns_names: HashMap<Named, Vec<String>>,
     closes: bool,
 }
 
@@ -57,6 +61,7 @@ impl Review {
             due: Instant::now(),
             trust: HashMap::new(),
             told: HashMap::new(),
+            dns_names: HashMap::new(),
             closes: false,
         })
     }
@@ -99,7 +104,9 @@ impl Review {
         if old.is_some_and(|old| old.stamp == stamp && old.bundles == bundles) {
             return false;
         }
-        let loaded = Trust::load(folder, domain, bundles).ok().map(Arc::new);
+        let before = old.and_then(|old| old.trust.as_deref());
+        let loaded = Trust::load_without(folder, domain, bundles, before);
+        let loaded = loaded.ok().map(Arc::new);
         let changed = loaded.is_some();
         let trust = loaded.or_else(|| old.and_then(|old| old.trust.clone()));
         let bundles = bundles.to_vec();
@@ -138,8 +145,9 @@ impl Session {
         self.review.due = now + EVERY;
         let (workloads, bundles) = (self.maps.workloads(), self.maps.bundles());
         let closes = self.maps.closes_revoked();
-        let mut changed = closes && !self.review.closes;
-        self.review.closes = closes;
+        let dns_names = self.maps.all_dns_names();
+        let mut changed = closes && !self.review.closes || dns_names != self.review.dns_names;
+        (self.review.closes, self.review.dns_names) = (closes, dns_names);
         let (mut broken, mut due) = (0, 0);
         for (_, workload) in &workloads {
             let folder = Path::new(text(&workload.identity));
@@ -165,6 +173,7 @@ impl Session {
         let loaded = self.peers.load(folder);
         self.complain();
         let name = text(&workload.name);
+        let renew_before = Duration::from_secs(workload.renew_before.into());
         match loaded {
             Err(error) => {
                 let why = error.to_string();
@@ -174,7 +183,7 @@ impl Session {
                 Health::Broken
             }
             Ok(_) if self.peers.is_broken(folder) => Health::Broken,
-            Ok(identity) if identity.is_due(SystemTime::now()) => {
+            Ok(identity) if identity.is_due_within(renew_before, SystemTime::now()) => {
                 let why = due(&identity);
                 if self.review.is_news(folder, &why) {
                     warn!("identity of {name}: {why}");
@@ -188,21 +197,26 @@ impl Session {
     /// Tells of new files that could not be used.
     pub(super) fn complain(&mut self) {
         for (folder, error) in self.peers.take_complaints() {
-            self.maps.count(HelperCounter::IdentityKept, 1);
             let workloads = self.maps.workloads();
             let mut of = workloads.iter().map(|(_, workload)| workload);
             let of = of.find(|workload| Path::new(text(&workload.identity)) == folder);
             let name = of.map_or("?", |workload| text(&workload.name));
-            error!(
-                "identity of {name}: {error}; the old certificate from {} serves until its end",
-                folder.display()
-            );
+            match error {
+                IdentityError::Bundle { .. } => error!("identity of {name}: {error}"),
+                error => {
+                    let folder = folder.display();
+                    error!(
+                        "identity of {name}: {error}; the old certificate from {folder} serves until its end"
+                    );
+                    self.maps.count(HelperCounter::IdentityKept, 1);
+                }
+            }
         }
     }
 
     /// Ends sealed connections whose peer would be refused today.
     fn end_revoked(&mut self, workloads: &HashMap<u32, Workload>) {
-        let mut verdicts: HashMap<(u32, [u8; 32]), Result<(), String>> = HashMap::new();
+        let mut verdicts: HashMap<(u32, [u8; 32], Named), Result<(), String>> = HashMap::new();
         let mut used = HashSet::new();
         let mut ended = 0_u32;
         for (cookie, seal) in self.maps.seals() {
@@ -212,8 +226,8 @@ impl Session {
             };
             used.insert(seal.chain);
             let verdict = verdicts
-                .entry((seal.workload, seal.chain))
-                .or_insert_with(|| self.accepts_still(workloads.get(&seal.workload), &seal));
+                .entry((seal.workload, seal.chain, named(&conn)))
+                .or_insert_with(|| self.accepts_still(workloads, &seal, &conn));
             if let Err(why) = verdict
                 && self.destroy(&conn, None)
             {
@@ -228,9 +242,14 @@ impl Session {
         }
     }
 
-    fn accepts_still(&self, workload: Option<&Workload>, seal: &Seal) -> Result<(), String> {
+    fn accepts_still(
+        &self,
+        workloads: &HashMap<u32, Workload>,
+        seal: &Seal,
+        conn: &Conn,
+    ) -> Result<(), String> {
         // A workload that is configured no longer is ended with its namespace, not here.
-        let Some(workload) = workload else {
+        let Some(workload) = workloads.get(&seal.workload) else {
             return Ok(());
         };
         let folder = Path::new(text(&workload.identity));
@@ -245,7 +264,10 @@ impl Session {
                 "with what certificate the peer of {who} was accepted is not known any more"
             ));
         };
-        judge(trust, &chain, seal.at).map_err(|refusal| {
+        let verdict = judge(trust, &chain, seal.at);
+        let verdict =
+            verdict.and_then(|()| self.has_names(workloads.get(&conn.peer), &chain, conn));
+        verdict.map_err(|refusal| {
             let peer = Svid::parse(&chain[0]);
             let peer = peer.map_or_else(|error| error.to_string(), |svid| svid.id().to_string());
             format!(
@@ -254,6 +276,42 @@ impl Session {
             )
         })
     }
+}
+
+impl Session {
+    /// Whether the peer has the DNS names that are asked for now: in the certificate that it has shown, or, inside this
+    /// node, in the one that has replaced it.
+    fn has_names(
+        &self,
+        peer: Option<&Workload>,
+        chain: &[CertificateDer<'static>],
+        conn: &Conn,
+    ) -> Result<(), Refusal> {
+        // What cannot be read was read before, or refuses new connections.
+        let names = self.peers.dns_names(&self.maps, &named(conn));
+        let names = names.unwrap_or_default();
+        let missing = first_missing(&names, &chain[0]);
+        let now = || {
+            let identity = self.peers.load(Path::new(text(&peer?.identity))).ok()?;
+            first_missing(&names, identity.chain().first()?)
+                .is_none()
+                .then_some(())
+        };
+        match missing {
+            Some(name) if now().is_none() => Err(Refusal::NameMissing(name)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The first of these DNS names that a certificate does not have.
+fn first_missing(names: &[String], leaf: &[u8]) -> Option<String> {
+    if names.is_empty() {
+        return None;
+    }
+    let svid = Svid::parse(leaf).ok();
+    let has = |name: &&String| svid.as_ref().is_some_and(|svid| svid.has_dns_name(name));
+    names.iter().find(|name| !has(name)).cloned()
 }
 
 /// How an identity is.
@@ -302,6 +360,22 @@ fn der_len(bytes: &[u8]) -> Option<usize> {
 mod tests {
     use super::*;
     use crate::testing::{Ca, Leaf};
+
+    #[test]
+    fn names_that_are_asked_for_now_are_looked_for_in_what_was_shown() {
+        let mut leaf = Leaf::of("spiffe://example.org/ns/shop/sa/cart");
+        leaf.dns_names = vec!["cart", "*.shop.example.org"];
+        let shown = Ca::new("root").issue(&leaf).chain();
+        let missing = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            first_missing(&names, &shown[0])
+        };
+        assert_eq!(missing(&[]), None);
+        assert_eq!(missing(&["cart", "cart.shop.example.org"]), None);
+        assert_eq!(missing(&["cart", "till"]).as_deref(), Some("till"));
+        // What is no certificate has none.
+        assert!(first_missing(&["cart".to_owned()], b"nonsense").is_some());
+    }
 
     #[test]
     fn a_chain_comes_back_from_its_bytes() {

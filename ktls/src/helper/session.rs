@@ -83,12 +83,13 @@ impl Session {
         let applies = Watch::applies()?;
         let maps = Maps::open()?;
         let lost_events = maps.lost_events();
+        let peers = Peers::new(&controls);
         let mut session = Self {
             controls,
             maps,
             watch,
             applies,
-            peers: Peers::new(),
+            peers,
             table: Table::new(),
             seen: Seen::default(),
             ready: Queue::new(),

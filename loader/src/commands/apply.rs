@@ -1,6 +1,6 @@
 //! `underseal apply`: makes the node what the file says.
 
-use super::{Comparison, Context, Error, Saying, connections, preflight};
+use super::{Comparison, Context, Error, Saying, connections, lacking, preflight, renamed};
 use crate::execute;
 use crate::kernel::carry_out::Kernel;
 use crate::kernel::lock::Lock;
@@ -20,8 +20,10 @@ pub fn run(context: &Context<'_>) -> Result<Report, Error> {
     preflight(&config)?;
     let _lock = Lock::take(context.patience, context.waiting())?;
 
+    let (certificates, mut warnings) = renamed(&config);
+    warnings.extend(lacking(&config));
     let mut comparison = Comparison::of(&config)?;
-    let warnings = std::mem::take(&mut comparison.warnings);
+    warnings.append(&mut comparison.warnings);
     let (mut done, mut interventions) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let ops = comparison.plan();
@@ -40,6 +42,7 @@ pub fn run(context: &Context<'_>) -> Result<Report, Error> {
     }
     Ok(Report::Apply(Changes {
         steps: Step::all(done),
+        certificates,
         interventions,
         warnings,
     }))

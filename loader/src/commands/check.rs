@@ -1,6 +1,6 @@
 //! `underseal check`: is the file in order? Needs no privileges and looks at nothing else.
 
-use super::{Context, Error};
+use super::{Context, Error, lacking};
 use crate::report::{Report, Summary};
 
 /// Runs it.
@@ -9,8 +9,7 @@ use crate::report::{Report, Summary};
 /// The file is not in order.
 pub fn run(context: &Context<'_>) -> Result<Report, Error> {
     let config = context.load()?;
-    Ok(Report::Check(Summary::of(
-        &context.path().display().to_string(),
-        &config,
-    )))
+    let file = context.path().display().to_string();
+    let warnings = lacking(&config);
+    Ok(Report::Check(Summary::of(&file, &config, warnings)))
 }

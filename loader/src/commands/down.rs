@@ -37,6 +37,7 @@ pub fn run(context: &Context<'_>) -> Result<Report, Error> {
         return Err(Error::NotReached(left));
     }
     Ok(Report::Down(Changes {
+        certificates: None,
         steps: Step::all(ops),
         interventions: connections(kernel.interventions()),
         warnings,

@@ -28,7 +28,9 @@ use crate::kernel::error::Error as SystemError;
 use crate::kernel::observe;
 use crate::kernel::probe::{self, Problem};
 use crate::op::Op;
-use crate::pki::work::Outcome;
+use crate::pki::authority::Authority;
+use crate::pki::installed;
+use crate::pki::work::{Outcome, Work};
 use crate::report::{Connections, Ends};
 use crate::state::State;
 
@@ -215,6 +217,34 @@ fn preflight(config: &Config) -> Result<(), Error> {
     } else {
         Err(Error::Problems(problems))
     }
+}
+
+/// New certificates of the built-in CA where the configuration gives workloads other names than theirs have; and what
+/// could not be done, which is no reason not to apply: what cannot be proven is refused. Nothing if there is no CA here.
+fn renamed(config: &Config) -> (Option<Outcome>, Vec<String>) {
+    if !Authority::is_in(config.pki.directory.as_path()) {
+        return (None, Vec::new());
+    }
+    let outcome = Work::open(config, None).and_then(|mut work| work.rename());
+    match outcome {
+        Ok(mut outcome) => {
+            let failed = std::mem::take(&mut outcome.failed).into_iter();
+            let failed =
+                failed.map(|it| format!("{} keeps its certificate: {}", it.what, it.reason));
+            let failed = failed.collect();
+            (Some(outcome).filter(|it| !it.issued.is_empty()), failed)
+        }
+        Err(error) => (
+            None,
+            vec![format!("the built-in CA was not asked: {error}")],
+        ),
+    }
+}
+
+/// Which certificates lack a DNS name that rules rely on.
+fn lacking(config: &Config) -> Vec<String> {
+    let lacking = installed::lacking(config);
+    lacking.iter().map(ToString::to_string).collect()
 }
 
 /// What happened to connections, for a report; nothing where nothing happened.

@@ -1,6 +1,6 @@
 //! `underseal plan`: what would `apply` do? Changes nothing.
 
-use super::{Comparison, Context, Error, preflight};
+use super::{Comparison, Context, Error, lacking, preflight};
 use crate::report::{Changes, Report, Step};
 
 /// Runs it.
@@ -10,7 +10,8 @@ use crate::report::{Changes, Report, Step};
 pub fn run(context: &Context<'_>) -> Result<Report, Error> {
     let config = context.load()?;
     preflight(&config)?;
-    let comparison = Comparison::of(&config)?;
+    let mut comparison = Comparison::of(&config)?;
+    comparison.warnings.extend(lacking(&config));
     Ok(Report::Plan(Changes {
         steps: Step::all(comparison.plan()),
         warnings: comparison.warnings,

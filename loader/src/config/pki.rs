@@ -3,12 +3,14 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     check::Checker,
-    value::{AbsolutePath, Invalid, Label},
+    value::{AbsolutePath, Invalid, Label, by_text},
 };
+
+by_text! { DnsName }
 
 /// How this node's own CA works.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +100,8 @@ impl FromStr for KeyKind {
 }
 
 /// A DNS name in lower case, without a final dot.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct DnsName(String);
 
 impl DnsName {

@@ -34,7 +34,7 @@ macro_rules! by_text {
     )*};
 }
 
-pub(super) use by_text;
+pub(crate) use by_text;
 
 by_text! { InterfaceName Label PublicKey AbsolutePath WorkloadName SpiffeId Digest TrustDomain }
 

@@ -11,7 +11,7 @@ use underseal_ktls::diag;
 
 use super::bpf::attach::{self, Previous};
 use super::bpf::object::{self, LoadError, Loaded};
-use super::bpf::{iterate, maps, policies};
+use super::bpf::{iterate, maps, named, policies};
 use super::error::Error;
 use super::key::{PresharedKey, PrivateKey};
 use super::netns::Netns;
@@ -118,6 +118,7 @@ impl Kernel {
             DatapathOp::DeleteBundle(id) => maps::delete_bundle(*id)?,
             DatapathOp::SetPeerWorkload(ip, workload) => maps::set_peer_workload(*ip, workload)?,
             DatapathOp::DeletePeerWorkload(ip) => maps::delete_peer_workload(*ip)?,
+            DatapathOp::SetDnsNames(whose, wanted) => named::set(*whose, wanted)?,
             DatapathOp::SetPolicies(wanted) => policies::replace(wanted.as_ref())?,
             DatapathOp::SetEndpoint(net, endpoint) => maps::set_endpoint(*net, *endpoint)?,
             DatapathOp::DeleteEndpoint(net) => maps::delete_endpoint(*net)?,

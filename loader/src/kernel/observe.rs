@@ -7,7 +7,7 @@ use underseal_abi::names::PIN_ROOT;
 use underseal_abi::{ABI_VERSION, Config as RawConfig};
 use underseal_ktls::speed;
 
-use super::bpf::{attach, maps, object, policies};
+use super::bpf::{attach, maps, named, object, policies};
 use super::error::Error;
 use super::key::{PresharedKey as Secret, PrivateKey};
 use super::netns::Netns;
@@ -139,6 +139,7 @@ fn datapath(raw: Option<&RawConfig>, config: Option<&Config>) -> Result<Datapath
         nodes: maps::nodes()?,
         bundles: maps::bundles()?,
         peer_workloads: maps::peer_workloads()?,
+        dns_names: named::read()?,
         policies: policies::read(raw.policy)?,
         attachments,
     })

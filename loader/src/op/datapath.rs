@@ -1,18 +1,21 @@
 //! Steps of BPF: programs, the contents of maps, what programs are attached to.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::Serialize;
 use underseal_abi::names::{
-    BUNDLES, CONFIG, IPCACHE, LINKS, MAPS, NETNS, NODES, PEER_WORKLOADS, PIN_ROOT, PROGS, WORKLOADS,
+    BUNDLES, CONFIG, DNS_NAMES, IPCACHE, LINKS, MAPS, NETNS, NODES, PEER_WORKLOADS, PIN_ROOT,
+    PROGS, WORKLOADS,
 };
 
 use crate::{
+    config::pki::DnsName,
     config::value::{Digest, InterfaceName},
     state::{
-        Attachment, Bundle, Endpoint, Hook, Namespace, Node, PeerWorkload, Policies, Saved,
+        Attachment, Bundle, Endpoint, Hook, Named, Namespace, Node, PeerWorkload, Policies, Saved,
         Settings, State, Target, Workload,
     },
 };
@@ -47,6 +50,8 @@ pub enum DatapathOp {
     SetPeerWorkload(IpAddr, PeerWorkload),
     /// Deletes an entry of `PEER_WORKLOADS`.
     DeletePeerWorkload(IpAddr),
+    /// Writes an entry of `DNS_NAMES`, or deletes it if there are none.
+    SetDnsNames(Named, BTreeSet<DnsName>),
     /// Writes another generation of `SUBJECTS`, `PEERS` and `GRANTS`, puts it in force in `CONFIG`, and deletes the one
     /// before; `None`: there are no policies any more.
     SetPolicies(Option<Policies>),
@@ -121,6 +126,10 @@ impl DatapathOp {
                     None => Self::DeletePeerWorkload(*ip),
                 }
             }
+            Self::SetDnsNames(whose, _) => {
+                let names = old.and_then(|d| d.dns_names.get(whose));
+                Self::SetDnsNames(*whose, names.cloned().unwrap_or_default())
+            }
             Self::SetPolicies(_) => Self::SetPolicies(old?.policies.clone()),
             Self::SetEndpoint(net, _) | Self::DeleteEndpoint(net) => {
                 match old.and_then(|d| d.ipcache.get(net)) {
@@ -168,6 +177,8 @@ impl fmt::Display for DatapathOp {
                 update(f, PEER_WORKLOADS, ip, value)
             }
             Self::DeletePeerWorkload(ip) => delete(f, PEER_WORKLOADS, ip),
+            Self::SetDnsNames(whose, names) if names.is_empty() => delete(f, DNS_NAMES, whose),
+            Self::SetDnsNames(whose, names) => update(f, DNS_NAMES, whose, Words(names)),
             Self::SetPolicies(None) => update(f, CONFIG, 0, format_args!("policies none")),
             Self::SetPolicies(Some(policies)) => update(f, CONFIG, 0, Words(policies)),
             Self::SetEndpoint(net, endpoint) => update(f, IPCACHE, net, Words(endpoint)),
@@ -286,6 +297,13 @@ impl fmt::Display for Words<'_, Bundle> {
     }
 }
 
+impl fmt::Display for Words<'_, BTreeSet<DnsName>> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.0.iter().map(DnsName::as_str).collect();
+        f.write_str(&names.join(" "))
+    }
+}
+
 impl fmt::Display for Words<'_, Workload> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Workload {
@@ -294,11 +312,18 @@ impl fmt::Display for Words<'_, Workload> {
             identity,
             netns,
             cipher,
+            renew_before,
         } = self.0;
         write!(
             f,
             "{name} {spiffe_id} identity {identity} netns {netns} cipher {cipher}"
-        )
+        )?;
+        match renew_before {
+            // What it is unless the configuration says otherwise.
+            3600 => Ok(()),
+            0 => f.write_str(" renewed elsewhere"),
+            seconds => write!(f, " renew-before {seconds}s"),
+        }
     }
 }
 

@@ -99,6 +99,12 @@ impl Authority {
         Ok(this)
     }
 
+    /// Whether there is a CA in a directory.
+    #[must_use]
+    pub fn is_in(directory: &Path) -> bool {
+        directory.join(STATE).exists()
+    }
+
     /// Opens the CA in a directory.
     ///
     /// # Errors
@@ -111,7 +117,7 @@ impl Authority {
                 directory.display()
             ))
         };
-        if !directory.join(STATE).exists() {
+        if !Self::is_in(directory) {
             return Err(none());
         }
         let lock = Lock::take(directory)?;

@@ -1,9 +1,11 @@
 //! When a certificate is to be renewed, and when an old CA may go. Pure.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::Serialize;
 
+use super::certificate::Names;
 use super::record::{CaNumber, Issued, State};
 
 /// What has become of a certificate.
@@ -55,6 +57,13 @@ pub fn is_due(issued: &Issued, state: &State, now: i64, renew_before: i64) -> bo
         Standing::Valid => !state.trusted().contains(&issued.ca) || left_behind(issued, state),
         Standing::Revoked => false,
     }
+}
+
+/// Whether a certificate says something else than the configuration does by now.
+#[must_use]
+pub fn is_renamed(has: &Names, wanted: &Names) -> bool {
+    let set = |names: &Names| -> BTreeSet<String> { names.dns.iter().cloned().collect() };
+    has.spiffe_id != wanted.spiffe_id || set(has) != set(wanted)
 }
 
 /// Whether a switch to another CA has not reached this certificate.
@@ -143,6 +152,23 @@ mod tests {
         state.revoke(&[&it], 10);
         assert!(!is_due(&it, &state, 2000, 100));
         assert!(alive(std::slice::from_ref(&it), &state, 1, 500).is_empty());
+    }
+
+    #[test]
+    fn names_count_but_not_their_order() {
+        let names = |dns: &[&str]| Names {
+            spiffe_id: "spiffe://example.org/ns/shop/sa/cart".to_owned(),
+            dns: dns.iter().map(|it| (*it).to_owned()).collect(),
+        };
+        assert!(!is_renamed(&names(&["a", "b"]), &names(&["b", "a"])));
+        for other in [&["a"][..], &["a", "b", "c"], &["a", "c"]] {
+            assert!(is_renamed(&names(other), &names(&["a", "b"])));
+        }
+        let other = Names {
+            spiffe_id: "spiffe://example.org/ns/shop/sa/till".to_owned(),
+            ..names(&["a"])
+        };
+        assert!(is_renamed(&other, &names(&["a"])));
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod certificate;
 pub mod due;
 pub mod durable;
 pub mod folder;
+pub mod installed;
 pub mod record;
 pub mod request;
 pub mod work;

@@ -140,6 +140,39 @@ impl<'a> Work<'a> {
         Ok(outcome)
     }
 
+    /// New certificates where the configuration has given other names than the old ones have: what `apply` does, so that
+    /// no rule comes into force that relies on a name which nobody can prove yet.
+    ///
+    /// # Errors
+    /// The CA does not serve; what concerns one workload is in the outcome.
+    pub fn rename(&mut self) -> Result<Outcome, Error> {
+        let mut outcome = Outcome::default();
+        let renamed: Vec<&Workload> = concerned(self.config)
+            .filter(|workload| {
+                self.of(workload)
+                    .is_ok_and(|of| self.is_renamed(workload, of))
+            })
+            .collect();
+        if renamed.is_empty() {
+            return Ok(outcome);
+        }
+        let bundle = self.settle(&mut outcome)?;
+        for workload in renamed {
+            self.issue_one(workload, &bundle, &mut outcome);
+        }
+        Ok(outcome)
+    }
+
+    /// Not of a revoked one, which is not renewed either.
+    fn is_renamed(&self, workload: &Workload, of: Option<(Issued, Set)>) -> bool {
+        let Some((issued, set)) = of else {
+            return false;
+        };
+        let has = certificate::facts(&set.certificate).map(|facts| facts.names);
+        !self.authority.state.is_revoked(&issued.serial)
+            && has.is_ok_and(|has| due::is_renamed(&has, &names_of(workload)))
+    }
+
     /// Takes certificates back: those with this serial number, or all of this workload.
     ///
     /// # Errors
@@ -276,14 +309,14 @@ impl<'a> Work<'a> {
         for workload in concerned(self.config) {
             match folder::look(folder_of(workload)) {
                 Ok(Found::Ours(set)) => match self.known(&set) {
-                    Some(it) if due::is_due(&it, &self.authority.state, self.now, before) => {
+                    Some(it)
+                        if due::is_due(&it, &self.authority.state, self.now, before)
+                            || self.is_renamed(workload, Some((it.clone(), set.clone()))) =>
+                    {
                         due.push(workload);
                     }
                     Some(_) => {}
-                    None => outcome.notes.push(format!(
-                        "{} has a certificate that was not issued here: not renewed",
-                        workload.name
-                    )),
+                    None => outcome.notes.push(not_ours(workload, &set)),
                 },
                 Ok(_) => {}
                 // Said by `settle`, unless that was not called.
@@ -371,6 +404,19 @@ impl Outcome {
             reason: error.to_string(),
         });
     }
+}
+
+/// What to do about a certificate that only another CA can renew, with its end.
+fn not_ours(workload: &Workload, set: &Set) -> String {
+    let name = &workload.name;
+    let end = certificate::facts(&set.certificate).map_or_else(
+        |why| why,
+        |facts| format!("it ends at {}", certificate::date_text(facts.not_after)),
+    );
+    format!(
+        "{name} has a certificate of another machine's CA: it is never renewed here, and {end}\n  hint: `underseal pki \
+         request {name} --out FOLDER` here, `sign` there, `install` here; by hand, before each end"
+    )
 }
 
 /// The workloads with these names; all, if there are none.

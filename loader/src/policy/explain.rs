@@ -9,10 +9,10 @@ use underseal_abi::{Direction, Ruling, Way};
 
 use super::table::Question;
 use super::who::{self, Kind, Who};
-use super::{Numbered, compile, ids, rules, word};
+use super::{Numbered, compile, ids, names, rules, word};
 use crate::config::Config;
 use crate::config::choice::Access;
-use crate::config::network_policy::{Place, Protocol, Rule};
+use crate::config::network_policy::{Peer as RulePeer, Place, Protocol, Rule};
 use crate::config::value::Invalid;
 
 /// What somebody wants to do: a protocol and, if it has them, a port.
@@ -74,8 +74,19 @@ pub struct Answer {
     pub egress: End,
     /// What the rules for the other one say.
     pub ingress: End,
+    /// DNS names that certificates must have, because rules rely on them; only of what is sealed.
+    pub proven: Vec<Proven>,
     /// What else in the configuration stands in the way.
     pub notes: Vec<String>,
+}
+
+/// DNS names that the certificate of a workload must have.
+#[derive(Clone, Debug, Serialize)]
+pub struct Proven {
+    /// The workload.
+    pub workload: String,
+    /// The names.
+    pub dns_names: Vec<String>,
 }
 
 /// What becomes of it.
@@ -112,6 +123,8 @@ pub enum End {
         index: usize,
         /// What of the rule fits.
         why: String,
+        /// Whether that is a DNS name of the other end.
+        by_dns_name: bool,
     },
     /// Policies select it, and no rule allows this.
     Default {
@@ -157,20 +170,45 @@ pub fn explain(config: &Config, from: &str, to: &str, port: Port) -> Result<Answ
         let rule = table.side(question, direction).rule();
         judged(config, (own, peer, direction), rule, port)
     };
+    let outcome = match (ruling, way) {
+        (Ruling::RefusedPolicy, _) => Outcome::Denied,
+        (Ruling::RefusedMtls, _) => Outcome::DeniedUnsealed,
+        (Ruling::PassPlain, _) | (Ruling::Pass, Way::Plain) => Outcome::Allowed,
+        (Ruling::Pass, _) => Outcome::Sealed,
+    };
+    let egress = end(client, server, Direction::Egress);
+    let ingress = end(server, client, Direction::Ingress);
+    let mut notes = notes(config, (client, server), port.protocol);
+    let by_name = [&egress, &ingress].iter().any(|end| end.is_by_dns_name());
+    if outcome == Outcome::Allowed && by_name {
+        let why = "a DNS name decides, which no certificate proves: the configuration alone says whose it is";
+        notes.push(why.to_owned());
+    }
     Ok(Answer {
         from: client.to_string(),
         to: server.to_string(),
         port,
-        outcome: match (ruling, way) {
-            (Ruling::RefusedPolicy, _) => Outcome::Denied,
-            (Ruling::RefusedMtls, _) => Outcome::DeniedUnsealed,
-            (Ruling::PassPlain, _) | (Ruling::Pass, Way::Plain) => Outcome::Allowed,
-            (Ruling::Pass, _) => Outcome::Sealed,
+        proven: if outcome == Outcome::Sealed {
+            proven(config, &[client, server])
+        } else {
+            Vec::new()
         },
-        egress: end(client, server, Direction::Egress),
-        ingress: end(server, client, Direction::Ingress),
-        notes: notes(config, (client, server), port.protocol),
+        outcome,
+        egress,
+        ingress,
+        notes,
     })
+}
+
+fn proven(config: &Config, ends: &[&Who<'_>]) -> Vec<Proven> {
+    let all = ends.iter().map(|who| Proven {
+        workload: who.to_string(),
+        dns_names: names::of(config, who.dns_names())
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+    });
+    all.filter(|it| !it.dns_names.is_empty()).collect()
 }
 
 fn find<'a, 'b>(all: &'b [Who<'a>], text: &str) -> Result<&'b Who<'a>, String> {
@@ -226,10 +264,17 @@ fn judged(
             policy: it.policy.to_string(),
             index: it.index,
             why: why(it, peer, port),
+            by_dns_name: matches!(fitting(it, peer), Some(RulePeer::Dns(_))),
         },
         None if policies.is_empty() => End::Nothing,
         None => End::Default { policies },
     }
+}
+
+/// The first peer of a rule that means somebody.
+fn fitting<'a>(it: &Numbered<'a>, who: &Who<'_>) -> Option<&'a RulePeer> {
+    let mut peers = it.rule.peers.iter().flatten();
+    peers.find(|peer| who.is(peer, it.policy))
 }
 
 /// What of a rule fits.
@@ -237,10 +282,7 @@ fn why(it: &Numbered<'_>, who: &Who<'_>, port: Port) -> String {
     let Rule { peers, ports, .. } = it.rule;
     let peer = match peers {
         None => "anybody".to_owned(),
-        Some(peers) => peers
-            .iter()
-            .find(|peer| who.is(peer, it.policy))
-            .map_or_else(String::new, ToString::to_string),
+        Some(_) => fitting(it, who).map_or_else(String::new, ToString::to_string),
     };
     let fits = |ports: &&crate::config::network_policy::Ports| {
         let protocol = match ports.protocol {
@@ -296,9 +338,32 @@ impl fmt::Display for Answer {
         ] {
             writeln!(f, "  {} of {who}: {end}", word(direction))?;
         }
+        for Proven {
+            workload,
+            dns_names,
+        } in &self.proven
+        {
+            let names = dns_names.join(", ");
+            writeln!(
+                f,
+                "  the certificate of {workload} must have the DNS name {names}"
+            )?;
+        }
         self.notes
             .iter()
             .try_for_each(|note| writeln!(f, "  but {note}"))
+    }
+}
+
+impl End {
+    const fn is_by_dns_name(&self) -> bool {
+        matches!(
+            self,
+            Self::Rule {
+                by_dns_name: true,
+                ..
+            }
+        )
     }
 }
 
@@ -313,6 +378,7 @@ impl fmt::Display for End {
                 policy,
                 index,
                 why,
+                ..
             } => write!(
                 f,
                 "rule {number} (number {index} of policy {policy}): {why}"

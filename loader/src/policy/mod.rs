@@ -6,6 +6,7 @@
 
 pub mod explain;
 mod intervals;
+pub mod names;
 pub mod table;
 pub mod who;
 
@@ -102,7 +103,14 @@ pub fn too_much(config: &Config) -> Option<String> {
     if rules > most {
         return Some(format!("{rules} rules; there is room for {most}"));
     }
-    let table = compile(config, &ids(config))?;
+    let ids = ids(config);
+    if let Some(bytes) = names::too_long(&names::demanded(config, &ids)) {
+        let most = underseal_abi::DnsNames::MAX_LEN;
+        return Some(format!(
+            "rules rely on {bytes} bytes of DNS names of one workload; there is room for {most}"
+        ));
+    }
+    let table = compile(config, &ids)?;
     let counts = [
         ("workloads", table.subjects.len(), MOST_SUBJECTS),
         (

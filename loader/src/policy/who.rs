@@ -102,7 +102,9 @@ impl Who<'_> {
         }
     }
 
-    fn dns_names(&self) -> &[DnsName] {
+    /// Its DNS names, if it is a workload that has some.
+    #[must_use]
+    pub fn dns_names(&self) -> &[DnsName] {
         match self.kind {
             Kind::Own(it) => &it.dns_names,
             Kind::Other(it) => &it.dns_names,

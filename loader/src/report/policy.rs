@@ -1,6 +1,6 @@
 //! What `underseal policy` and `underseal ipcache` have to tell.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use ipnet::IpNet;
@@ -8,8 +8,9 @@ use serde::Serialize;
 use underseal_abi::{ANYBODY, Direction, Tally};
 
 use super::{HEAD, NOTE};
+use crate::config::pki::DnsName;
 use crate::policy::{Numbered, word};
-use crate::state::{Datapath, Grant, Policies};
+use crate::state::{Datapath, Grant, Named, Policies};
 
 /// The rules of a configuration.
 #[derive(Debug, Serialize)]
@@ -97,6 +98,8 @@ pub struct Dump {
     pub policies: Option<Policies>,
     /// Names of workloads by number, where they are known.
     pub names: BTreeMap<u32, String>,
+    /// DNS names that certificates must have, by workload.
+    pub dns_names: BTreeMap<String, BTreeSet<DnsName>>,
 }
 
 impl Dump {
@@ -113,8 +116,19 @@ impl Dump {
             let name = name.map_or_else(|| net.to_string(), |it| it.name.to_string());
             names.entry(*number).or_insert(name);
         }
+        let whose = |it: &Named| match it {
+            Named::Own(id) => datapath.workloads.get(id).map(|it| it.name.to_string()),
+            Named::Other(ip) => {
+                let peer = datapath.peer_workloads.get(ip);
+                peer.map(|it| format!("{} at {ip}", it.name))
+            }
+        };
+        let dns_names = datapath.dns_names.iter();
+        let dns_names = dns_names
+            .map(|(it, names)| (whose(it).unwrap_or_else(|| it.to_string()), names.clone()));
         Self {
             policies: datapath.policies.clone(),
+            dns_names: dns_names.collect(),
             names,
         }
     }
@@ -183,6 +197,13 @@ impl fmt::Display for Dump {
         writeln!(f, "{HEAD}peers{HEAD:#}")?;
         for (net, number) in &policies.peers {
             writeln!(f, "  {number} {net}")?;
+        }
+        if !self.dns_names.is_empty() {
+            writeln!(f, "{HEAD}certificates must have{HEAD:#}")?;
+        }
+        for (who, names) in &self.dns_names {
+            let names: Vec<&str> = names.iter().map(DnsName::as_str).collect();
+            writeln!(f, "  {who}: {}", names.join(", "))?;
         }
         writeln!(f, "{HEAD}allowed{HEAD:#}")?;
         let mut grants = policies.grants.iter();

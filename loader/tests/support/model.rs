@@ -107,6 +107,12 @@ impl Model {
                 drop(datapath.peer_workloads.insert(*ip, it.clone()))
             }
             DatapathOp::DeletePeerWorkload(ip) => drop(datapath.peer_workloads.remove(ip)),
+            DatapathOp::SetDnsNames(whose, names) if names.is_empty() => {
+                drop(datapath.dns_names.remove(whose))
+            }
+            DatapathOp::SetDnsNames(whose, names) => {
+                drop(datapath.dns_names.insert(*whose, names.clone()))
+            }
             DatapathOp::SetPolicies(policies) => datapath.policies.clone_from(policies),
             DatapathOp::SetEndpoint(net, it) => drop(datapath.ipcache.insert(*net, *it)),
             DatapathOp::DeleteEndpoint(net) => drop(datapath.ipcache.remove(net)),

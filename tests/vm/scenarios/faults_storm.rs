@@ -106,9 +106,9 @@ fn ten_thousand(site: &Site) -> Result<()> {
 /// They do not wait for the storm: measured in connections of the storm that are sealed meanwhile.
 fn others_in_between(site: &Site) -> Result<()> {
     wait_for_sealed(site, 20)?;
-    let before = sealed(site)?;
+    let before = site.sealed()?;
     others_are_served(site, 1)?;
-    let between = sealed(site)? - before;
+    let between = site.sealed()? - before;
     ensure!(between < STORM / 20, "{between} of the storm came first");
     Ok(())
 }
@@ -117,7 +117,7 @@ fn others_in_between(site: &Site) -> Result<()> {
 fn restarted_in_a_loop(site: &Site, first: Process<'_>) -> Result<()> {
     let mut helper = first;
     for _ in 0..5 {
-        wait_for_sealed(site, sealed(site)? + 20)?;
+        wait_for_sealed(site, site.sealed()? + 20)?;
         helper.signal(KILL)?;
         helper.wait(PATIENCE)?;
         helper = site.start_helper()?;
@@ -125,20 +125,8 @@ fn restarted_in_a_loop(site: &Site, first: Process<'_>) -> Result<()> {
     Ok(())
 }
 
-fn sealed(site: &Site) -> Result<u64> {
-    let said = site
-        .vm
-        .sh(&format!("{SEALED}; echo $(($1 + 256 * $2))"))?
-        .text();
-    said.trim()
-        .parse()
-        .with_context(|| format!("not a number: {said:?}"))
-}
-
 fn wait_for_sealed(site: &Site, n: u64) -> Result<()> {
-    let condition = format!("{SEALED}; test $(($1 + 256 * $2)) -ge {n}");
-    site.vm
-        .wait_until(&condition, PATIENCE, &format!("{n} sealed connections"))
+    site.wait_for_sealed(n, PATIENCE)
         .with_context(|| {
             let logs = site.vm.sh(
                 "tail -n 5 /tmp/helper.log; cat /proc/$(cat /run/underseal/handshake.lock)/{status,wchan,stat}; \
@@ -147,9 +135,6 @@ fn wait_for_sealed(site: &Site, n: u64) -> Result<()> {
             logs.map_or_else(|e| e.to_string(), |logs| logs.text())
         })
 }
-
-/// The helper's first counter, byte by byte: `status` would list thousands of connections as well.
-const SEALED: &str = r#"set -- $(bpftool -j map lookup pinned /sys/fs/bpf/underseal/maps/HELPER_COUNTERS key 0 0 0 0 | sed 's/.*"value":\[//; s/\].*//; s/[",]/ /g')"#;
 
 /// With 64 files three hundred connections are served all the same, in turns.
 fn few_descriptors(site: &Site) -> Result<()> {

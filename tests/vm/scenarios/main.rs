@@ -7,6 +7,7 @@ use underseal_vm::{LINES, Scenario, matrix};
 mod apply_lock;
 mod auto_cipher;
 mod controls;
+mod dns_names;
 mod eager;
 mod faults;
 mod faults_apply;
@@ -70,6 +71,7 @@ const ALL: &[Scenario] = &[
     in_turn(&["7.3"], one("non_tcp", non_tcp::run)),
     at_leisure(one("host_network", host_network::run)),
     in_turn(&["6.1"], two("policy", policy::run)),
+    in_turn(&["7.3"], two("dns_names", dns_names::run)),
     at_leisure(one("preempt", preempt::run)),
     in_turn(&["7.3"], one("shapes", shapes::sealed)),
     at_leisure(one("shapes_plain", shapes::plain)),

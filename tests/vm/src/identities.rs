@@ -89,13 +89,30 @@ impl Authority {
         Ok(parameters.signed_by(&self.issuer)?.pem()?)
     }
 
-    /// An identity with this SPIFFE ID, such as `spiffe://example.org/ns/shop/sa/cart`.
+    /// An identity with this SPIFFE ID, such as `spiffe://example.org/ns/shop/sa/cart`, and no DNS name.
     ///
     /// # Errors
     /// When the ID is not ASCII.
     pub fn issue(&self, spiffe_id: &str, validity: Validity) -> Result<Identity> {
+        self.issue_named(spiffe_id, &[], validity)
+    }
+
+    /// The same with DNS names.
+    ///
+    /// # Errors
+    /// When ID or names are not ASCII.
+    pub fn issue_named(
+        &self,
+        spiffe_id: &str,
+        dns_names: &[&str],
+        validity: Validity,
+    ) -> Result<Identity> {
         let mut parameters = CertificateParams::new(Vec::new())?;
-        parameters.subject_alt_names = vec![SanType::URI(Ia5String::try_from(spiffe_id)?)];
+        let mut names = vec![SanType::URI(Ia5String::try_from(spiffe_id)?)];
+        for name in dns_names {
+            names.push(SanType::DnsName(Ia5String::try_from(*name)?));
+        }
+        parameters.subject_alt_names = names;
         parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         parameters.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ClientAuth,

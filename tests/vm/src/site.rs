@@ -234,6 +234,27 @@ impl Site {
         found.with_context(|| format!("status shows no counter {name}: {status}"))
     }
 
+    /// How many connections the helper has sealed. Not by `status`, which lists all connections each time.
+    ///
+    /// # Errors
+    /// When nothing is applied.
+    pub fn sealed(&self) -> Result<u64> {
+        let said = self.vm.sh(&format!("{SEALED}; echo $sealed"))?.text();
+        said.trim()
+            .parse()
+            .with_context(|| format!("not a number: {said:?}"))
+    }
+
+    /// Waits until the helper has sealed so many connections.
+    ///
+    /// # Errors
+    /// When it has not in time.
+    pub fn wait_for_sealed(&self, least: u64, patience: Duration) -> Result<()> {
+        let enough = format!("{SEALED}; test $sealed -ge {least}");
+        let what = format!("{least} sealed connections");
+        self.vm.wait_until(&enough, patience, &what)
+    }
+
     /// Serves `/srv` of the machine over HTTP in a workload, until the machine ends.
     ///
     /// # Errors
@@ -314,6 +335,9 @@ impl Site {
         Ok(toml)
     }
 }
+
+/// Sets `sealed` to the helper's first counter, which bpftool shows byte by byte; two bytes are enough for any scenario.
+const SEALED: &str = r#"set -- $(bpftool -j map lookup pinned /sys/fs/bpf/underseal/maps/HELPER_COUNTERS key 0 0 0 0 | sed 's/.*"value":\[//; s/\].*//; s/[",]/ /g'); sealed=$(($1 + 256 * $2))"#;
 
 /// What a configuration says of another node.
 fn section((peer, key): &(Node, String), settings: &Settings) -> Result<String> {

@@ -38,6 +38,14 @@ enum Fate {
 }
 
 impl Surroundings for (&Identity, bool, bool) {
+    fn about(&self, _: &Conn) -> About {
+        About {
+            own: "shop/shop".to_owned(),
+            peer: "shop/cart".to_owned(),
+            certificate: "/identity/tls.crt".into(),
+        }
+    }
+
     fn relay(&self, _: &Conn, role: Role) -> anyhow::Result<Relay> {
         let party = Party {
             identity: self.0,

@@ -177,7 +177,7 @@ pub fn set_workload(id: u32, workload: &Workload) -> Result<(), Error> {
         identity: padded(names::WORKLOADS, &workload.identity)?,
         netns: padded(names::WORKLOADS, &workload.netns)?,
         cipher: workload.cipher.number(),
-        reserved: 0,
+        renew_before: workload.renew_before,
     };
     insert(names::WORKLOADS, id, raw)
 }
@@ -367,8 +367,13 @@ pub(super) fn writable(name: &str) -> Result<MapData, Error> {
 }
 
 pub(super) fn entries<K: Pod + Ord, V: Pod>(name: &str) -> Result<BTreeMap<K, V>, Error> {
+    Ok(pairs(name)?.into_iter().collect())
+}
+
+/// The same for keys without an order.
+pub(super) fn pairs<K: Pod, V: Pod>(name: &str) -> Result<Vec<(K, V)>, Error> {
     let Some(map) = open(name)? else {
-        return Ok(BTreeMap::new());
+        return Ok(Vec::new());
     };
     let fail = |error| cannot("read map", name, error);
     let map = HashMap::<_, K, V>::try_from(Map::HashMap(map)).map_err(fail)?;
@@ -457,10 +462,11 @@ fn workload(raw: &abi::Workload) -> Result<Workload, Error> {
         identity: text(names::WORKLOADS, &raw.identity)?,
         netns: text(names::WORKLOADS, &raw.netns)?,
         cipher,
+        renew_before: raw.renew_before,
     })
 }
 
-fn text<T: FromStr<Err: fmt::Display>>(map: &str, padded: &[u8]) -> Result<T, Error> {
+pub(super) fn text<T: FromStr<Err: fmt::Display>>(map: &str, padded: &[u8]) -> Result<T, Error> {
     let end = padded
         .iter()
         .rposition(|&b| b != 0)

@@ -9,6 +9,7 @@
 pub mod attach;
 pub mod iterate;
 pub mod maps;
+pub mod named;
 pub mod object;
 pub mod offsets;
 mod pin;

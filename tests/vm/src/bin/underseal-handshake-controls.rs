@@ -1,5 +1,5 @@
-//! `underseal-handshake` with steps left out, `UNDERSEAL_WITHOUT=restart,interrupted,send_buffer,rekey`, or that
-//! stops at one, `UNDERSEAL_STOP=key:3`. For the scenarios alone, as controls.
+//! `underseal-handshake` with steps left out, `UNDERSEAL_WITHOUT=restart,interrupted,send_buffer,rekey,dns_names`,
+//! or that stops at one, `UNDERSEAL_STOP=key:3`. For the scenarios alone, as controls.
 
 use std::process::ExitCode;
 
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         no_interrupted: is_out("interrupted"),
         no_send_buffer: is_out("send_buffer"),
         no_rekey: is_out("rekey"),
+        no_dns_names: is_out("dns_names"),
         stop,
     })
 }

@@ -191,15 +191,9 @@ fn memory(site: &Site) -> Result<Vec<Cost>> {
     site.vm.sh("kill -STOP $(pidof underseal-handshake)")?;
     let mut helper = 0.0;
     let (held, sealed) = opened(site, |site| {
-        let before = site.counter("sealed")?;
+        let before = site.sealed()?;
         site.vm.sh("kill -CONT $(pidof underseal-handshake)")?;
-        // Not by `status`, which lists all connections each time.
-        let enough = format!(
-            "set -- $(bpftool -j map lookup pinned /sys/fs/bpf/underseal/maps/HELPER_COUNTERS key 0 0 0 0 | sed 's/.*\"value\":\\[//; s/\\].*//; s/[\",]/ /g'); [ $(($1 + 256 * $2)) -ge {} ]",
-            before + OPEN
-        );
-        site.vm
-            .wait_until(&enough, Duration::from_secs(400), "all to be sealed")
+        site.wait_for_sealed(before + OPEN, Duration::from_secs(400))
             .with_context(|| site.helper_log().unwrap_or_default())?;
         let script = "awk '/^VmRSS/ { print $2 }' /proc/$(pidof underseal-handshake)/status";
         helper = number(&site.vm.sh(script)?.text())? as f64;
