@@ -40,7 +40,7 @@ bench: build
 # The programs as they are installed. The BPF object is built by the way, and embedded.
 build: setup
 	$(say) 'programs'
-	cargo build --locked --release $(addprefix --bin ,$(PRODUCT) $(CONTROLS)) $(addprefix --example ,load interop)
+	cargo build --locked --release $(addprefix --bin ,$(PRODUCT) $(CONTROLS)) $(addprefix --example ,load interop spire-agent)
 
 setup:
 	@tests/vm/setup.sh

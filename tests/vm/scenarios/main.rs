@@ -42,6 +42,7 @@ mod rekey;
 mod session;
 mod shapes;
 mod smoke;
+mod spire;
 mod strict;
 mod systemd_boot;
 mod takeover;
@@ -79,6 +80,7 @@ const ALL: &[Scenario] = &[
     in_turn(&["7.3"], one("preflight", preflight::run)),
     in_turn(&["6.12"], one("units", units::run)),
     in_turn(&["7.3"], one("pki", pki::run)),
+    in_turn(&["6.1"], one("spire", spire::run)),
     at_leisure(one("real_databases", real_programs::databases)),
     in_turn(&["6.12"], one("real_web", real_programs::web)),
     at_leisure(one("real_runtimes", real_programs::runtimes)),
