@@ -73,6 +73,26 @@ pub fn probe() -> Result<Support, ProbeError> {
     Ok(Support { refused })
 }
 
+/// Whether the kernel's TLS takes other keys for a connection that has some, in both directions.
+///
+/// # Errors
+///
+/// As [`probe`]; and if it does not even take the first ones.
+pub fn replaces_keys() -> Result<bool, ProbeError> {
+    let listener = listener().map_err(ProbeError::Loopback)?;
+    let (client, _server) = connection(&listener).map_err(ProbeError::Loopback)?;
+    attach_ulp(client.as_fd()).map_err(ProbeError::Kernel)?;
+    let keys = TrafficKeys::worthless(Cipher::Aes128Gcm);
+    let put_in =
+        || install_rx(client.as_fd(), &keys).and_then(|()| install_tx(client.as_fd(), &keys));
+    put_in().map_err(ProbeError::Kernel)?;
+    match put_in() {
+        Ok(()) => Ok(true),
+        Err(InstallError::AlreadyKeyed { .. }) => Ok(false),
+        Err(error) => Err(ProbeError::Kernel(error)),
+    }
+}
+
 pub(crate) fn listener() -> io::Result<TcpListener> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
 }

@@ -12,7 +12,7 @@ use super::{
     handover,
     names::Route,
     nodes::Nodes,
-    remote::{Lent, Outcome},
+    remote::{Lent, Outcome, Remote},
     session::Session,
 };
 
@@ -22,7 +22,9 @@ impl Session {
     /// # Errors
     /// As [`Session::take_events`].
     pub(super) fn configure(&mut self) -> Result<()> {
-        self.remote.configure(Nodes::new(self.maps.nodes()));
+        let nodes = Nodes::new(self.maps.nodes());
+        let (remote, mut lent) = self.lend();
+        remote.configure(nodes, &mut lent);
         self.peers.configure(self.maps.bundles());
         self.review.ask();
         self.rekeys.ask();
@@ -62,13 +64,30 @@ impl Session {
     }
 
     fn turn(&mut self, ready: &[bool]) {
-        let mut lent = Lent {
+        let (remote, mut lent) = self.lend();
+        let outcomes = remote.turn(ready, &mut lent);
+        self.take_outcomes(outcomes);
+    }
+
+    /// This process ends: nobody of a connection with another node stays held whose keys are whole.
+    pub(super) fn stop_renewals(&mut self) {
+        let (remote, mut lent) = self.lend();
+        let outcomes = remote.end(&mut lent);
+        self.take_outcomes(outcomes);
+    }
+
+    fn lend(&mut self) -> (&mut Remote, Lent<'_>) {
+        let lent = Lent {
             maps: &mut self.maps,
             peers: &self.peers,
             table: &self.table,
             controls: &self.controls,
         };
-        for outcome in self.remote.turn(ready, &mut lent) {
+        (&mut self.remote, lent)
+    }
+
+    fn take_outcomes(&mut self, outcomes: Vec<Outcome>) {
+        for outcome in outcomes {
             match outcome {
                 Outcome::Sealed(conn) => {
                     self.maps.count(HelperCounter::Sealed, 1);

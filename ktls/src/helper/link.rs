@@ -15,7 +15,7 @@ use nix::{
     },
 };
 
-use super::message::{GREETING, Inbox, Letter};
+use super::message::{GREETING, Inbox, Letter, Message, RENEWALS};
 
 /// More bytes that wait to be sent mean that the other side does not read.
 const MOST_WAITING: usize = 16 << 20;
@@ -65,12 +65,17 @@ impl Link {
         setsockopt(&stream, sockopt::KeepAlive, &true)?;
         setsockopt(&stream, sockopt::TcpKeepIdle, &KEEPALIVE)?;
         setsockopt(&stream, sockopt::TcpKeepInterval, &KEEPALIVE)?;
-        Ok(Self {
+        let mut link = Self {
             stream,
             inbox: Inbox::default(),
             outbox: GREETING.to_vec(),
             connected: false,
-        })
+        };
+        link.queue(&Letter {
+            id: 0,
+            message: Message::Speaks(RENEWALS.to_vec()),
+        });
+        Ok(link)
     }
 
     /// What to wait for.

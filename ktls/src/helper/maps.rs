@@ -21,7 +21,7 @@ use underseal_abi::{
     Tally, TaskFile, Workload, mode_of, names,
 };
 
-use super::{names::text, reset::in_namespace, sys, table::key};
+use super::{names::text, reset::in_namespace, sys};
 use crate::Bundle;
 
 /// `BPF_EXIST`: an element that BPF has removed meanwhile is not brought back.
@@ -158,16 +158,12 @@ impl Maps {
         self.all(|conn| conn.state == State::Pausing as u32)
     }
 
-    /// The other end of a connection inside this node.
+    /// Every end in the table.
     ///
     /// # Errors
     /// The kernel lacks memory.
-    pub(super) fn opposite(&self, conn: &Conn) -> io::Result<Option<Conn>> {
-        let is_it = |other: &Conn| {
-            other.cookie != conn.cookie && other.role != conn.role && key(other) == key(conn)
-        };
-        let other = self.all(is_it)?.pop();
-        Ok(other.filter(|other| (other.workload, other.peer) == (conn.peer, conn.workload)))
+    pub(super) fn conns(&self) -> io::Result<Vec<Conn>> {
+        self.all(|_| true)
     }
 
     fn all(&self, wanted: impl Fn(&Conn) -> bool) -> io::Result<Vec<Conn>> {

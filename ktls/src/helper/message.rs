@@ -3,11 +3,21 @@
 //! Each side begins with [`GREETING`]. Then come letters: kind, zero, length of the content (u16),
 //! the number of the connection (u64), content; all numbers big-endian. A connection's number is
 //! chosen by the side that opened the link.
+//!
+//! Number 0 is no connection's. `Tls` letters of it, which the first version ignores, say what the speaker understands
+//! besides ([`Message::Speaks`]), so that nothing else is sent to one of that version, which would end the link over it.
+//! Kinds that this version does not know are ignored.
+
+mod renewal;
 
 use super::table::Key;
 
+pub(super) use renewal::{Renewal, Stop};
+
 /// Who speaks, and in which version.
 pub(super) const GREETING: [u8; 8] = *b"UNDSEAL\x01";
+/// That letters about open connections are understood.
+pub(super) const RENEWALS: &[u8] = b"renewals";
 const HEADER: usize = 12;
 const KEY: usize = 36;
 /// As many content bytes as are put into one letter.
@@ -38,6 +48,10 @@ pub(super) enum Message {
     Cancel,
     /// Of the server's helper: its end of this connection waits. Is an `Open` to be expected?
     Ask(Key),
+    /// About no connection: what the speaker understands besides.
+    Speaks(Vec<u8>),
+    /// About a connection that is open.
+    Renewal(Renewal),
 }
 
 /// Why a node refuses a connection.
@@ -92,11 +106,17 @@ impl Letter {
             }
             Message::Cancel => put(6, &[]),
             Message::Ask(key) => put(7, &bytes_of(key)),
+            Message::Speaks(bytes) => put(3, bytes),
+            Message::Renewal(said) => {
+                let (kind, content) = said.write();
+                put(kind, &content);
+            }
         }
     }
 
     fn read(kind: u8, id: u64, content: &[u8]) -> Option<Self> {
         let message = match (kind, content) {
+            (3, bytes) if id == 0 => Message::Speaks(bytes.to_vec()),
             (1, key) => Message::Open(key_of(key)?),
             (2, []) => Message::Begin,
             (3, bytes) => Message::Tls(bytes.to_vec()),
@@ -109,16 +129,24 @@ impl Letter {
                     4 => Refused::Failed,
                     _ => return None,
                 };
-                // It goes into the log: one line, whatever the other side wrote.
-                let text = String::from_utf8_lossy(text).replace(char::is_control, " ");
-                Message::Refuse(why, text)
+                Message::Refuse(why, line(text))
             }
             (6, []) => Message::Cancel,
             (7, key) => Message::Ask(key_of(key)?),
-            _ => return None,
+            (kind, content) => Message::Renewal(Renewal::read(kind, content)?),
         };
         Some(Self { id, message })
     }
+
+    /// Whether this version knows letters of this kind.
+    const fn knows(kind: u8) -> bool {
+        matches!(kind, 1..=7) || Renewal::has(kind)
+    }
+}
+
+/// It goes into the log: one line, whatever the other side wrote.
+fn line(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).replace(char::is_control, " ")
 }
 
 impl Message {
@@ -160,7 +188,7 @@ impl Inbox {
         }
         let mut letters = Vec::new();
         while let Some((letter, length)) = first(&self.bytes[at..])? {
-            letters.push(letter);
+            letters.extend(letter);
             at += length;
         }
         self.bytes.drain(..at);
@@ -168,8 +196,8 @@ impl Inbox {
     }
 }
 
-/// The first letter and its length; `None` if it is not complete.
-fn first(bytes: &[u8]) -> Result<Option<(Letter, usize)>, Malformed> {
+/// The first letter and its length; `None` if it is not complete. One of an unknown kind has a length alone.
+fn first(bytes: &[u8]) -> Result<Option<(Option<Letter>, usize)>, Malformed> {
     let Some(([kind, zero, high, low, id @ ..], rest)) = bytes.split_first_chunk::<HEADER>() else {
         return Ok(None);
     };
@@ -180,8 +208,12 @@ fn first(bytes: &[u8]) -> Result<Option<(Letter, usize)>, Malformed> {
     let Some(content) = rest.get(..length) else {
         return Ok(None);
     };
-    let letter = Letter::read(*kind, u64::from_be_bytes(*id), content);
-    let letter = letter.ok_or(Malformed::Letter)?;
+    let letter = if Letter::knows(*kind) {
+        let letter = Letter::read(*kind, u64::from_be_bytes(*id), content);
+        Some(letter.ok_or(Malformed::Letter)?)
+    } else {
+        None
+    };
     Ok(Some((letter, HEADER + length)))
 }
 
@@ -213,6 +245,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::helper::drain::Opened;
 
     fn message() -> impl Strategy<Value = Message> {
         let key = (
@@ -235,13 +268,31 @@ mod tests {
             (why, "[ -~]{0,40}").prop_map(|(why, text)| Message::Refuse(why, text)),
             Just(Message::Cancel),
             key.prop_map(Message::Ask),
+            renewal(key).prop_map(Message::Renewal),
+        ]
+    }
+
+    fn renewal(key: impl Strategy<Value = Key>) -> impl Strategy<Value = Renewal> {
+        let why = prop::sample::select(vec![Stop::Refused, Stop::Later, Stop::Failed]);
+        prop_oneof![
+            (key, any::<bool>()).prop_map(|(key, able)| Renewal::Ask(key, able)),
+            any::<bool>().prop_map(Renewal::Agree),
+            prop::collection::vec(any::<u8>(), 0..300).prop_map(Renewal::Tls),
+            Just(Renewal::Verified),
+            Just(Renewal::Drain),
+            any::<(u64, u32)>()
+                .prop_map(|(records, unread)| Renewal::Opened(Opened { records, unread })),
+            any::<u64>().prop_map(Renewal::Replace),
+            Just(Renewal::Replaced),
+            Just(Renewal::Turn),
+            (why, "[ -~]{0,40}").prop_map(|(why, text)| Renewal::Stop(why, text)),
         ]
     }
 
     proptest! {
         /// However the bytes are cut, the letters come out as they went in.
         #[test]
-        fn letters_survive_the_way(sent in prop::collection::vec((any::<u64>(), message()), 0..8), cut in 1usize..50) {
+        fn letters_survive_the_way(sent in prop::collection::vec((1..u64::MAX, message()), 0..8), cut in 1usize..50) {
             let sent: Vec<_> = sent.into_iter().map(|(id, message)| Letter { id, message }).collect();
             let mut bytes = GREETING.to_vec();
             for letter in &sent {
@@ -265,6 +316,19 @@ mod tests {
             inbox.push(&bytes);
             let _ = inbox.letters();
         }
+    }
+
+    #[test]
+    fn what_a_later_version_says_besides_is_ignored() {
+        let (mut inbox, mut bytes) = (Inbox::default(), GREETING.to_vec());
+        bytes.extend([200, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 9, 1, 2, 3]);
+        let cancel = Letter {
+            id: 9,
+            message: Message::Cancel,
+        };
+        cancel.write(&mut bytes);
+        inbox.push(&bytes);
+        assert_eq!(inbox.letters(), Ok(vec![cancel]));
     }
 
     #[test]

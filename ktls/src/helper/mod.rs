@@ -27,6 +27,7 @@ mod refusal;
 mod rekey;
 mod rekeying;
 mod remote;
+mod renewal;
 mod reset;
 mod restart;
 mod review;

@@ -144,6 +144,17 @@ impl Peers {
     /// Begins a handshake as the workload of `conn`, with a workload of another node. If the configuration knows whose
     /// the address is, none but that will do; else any of the trust domain.
     pub(super) fn relay(&self, maps: &Maps, conn: &Conn, role: Role) -> Result<Relay> {
+        self.relay_with(maps, conn, role, None)
+    }
+
+    /// The same for a connection that is open: its socket has a cipher, and takes no other.
+    pub(super) fn relay_with(
+        &self,
+        maps: &Maps,
+        conn: &Conn,
+        role: Role,
+        has: Option<Cipher>,
+    ) -> Result<Relay> {
         let workload = maps.workload(conn.workload)?;
         let (identity, id) = (self.identity(&workload)?, spiffe_id(&workload)?);
         // The other side cannot tell one workload of this node from another; so this side must.
@@ -168,7 +179,8 @@ impl Peers {
                 .as_ref()
                 .map_or(Expects::AnyOfDomainOf(&id), Claim::expects),
         };
-        let relay = Relay::new(party, role, cipher(&workload)?);
+        let cipher = has.map_or_else(|| cipher(&workload), Ok)?;
+        let relay = Relay::new(party, role, cipher);
         relay.with_context(|| format!("handshake of {id} with the other node"))
     }
 

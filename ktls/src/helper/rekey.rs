@@ -23,7 +23,7 @@ use underseal_abi::{Conn, HelperCounter, State};
 
 use super::{
     controls::{Controls, Step},
-    drain::Progress,
+    drain::{Pause, Progress, Verdict},
     handover::{self, Failure},
     limit,
     maps::Maps,
@@ -38,18 +38,6 @@ use crate::{
 
 /// How many are under way at once: each of them holds a sender, and wants a look every few milliseconds.
 pub(super) const MOST: usize = 32;
-/// How long a sender is held while the other end reads nothing. As long as that has something to read, it does not
-/// matter to it.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// How long until the next look.
-const SOON: Duration = Duration::from_millis(2);
-/// The same when it has taken a while already.
-const LATER: Duration = Duration::from_millis(10);
-/// The looks after which it has.
-const LOOKS: u32 = 25;
-/// How long nothing has moved when a sender is taken for one that sleeps in the middle of a record.
-const STUCK: Duration = Duration::from_millis(30);
-
 /// An end of a connection, by what it called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sender {
@@ -87,15 +75,6 @@ pub(super) struct Rekey {
     senders: VecDeque<Sender>,
     pause: Option<Pause>,
     due: Instant,
-}
-
-/// A sender is being held.
-struct Pause {
-    /// How much the other end has read, and when that was less.
-    read: (u64, Instant),
-    looks: u32,
-    /// What was seen last, and since when it has been so.
-    seen: Option<(Progress, Instant)>,
 }
 
 impl Rekey {
@@ -151,34 +130,25 @@ impl Rekey {
             self.hold(maps, sender, controls)?;
         }
         let seen = self.look(sender)?;
-        if seen.is_drained() {
-            return match self.replace(maps, sender, controls)? {
-                Replaced::Yes => Ok(self.next(now)),
-                Replaced::Unable => Ok(Turn::Unable),
-            };
-        }
         let Some(pause) = &mut self.pause else {
             return Ok(Turn::Wait);
         };
-        if pause.read.0 != seen.received() {
-            pause.read = (seen.received(), now);
-        }
-        if now - pause.read.1 >= PATIENCE {
-            maps.count(HelperCounter::RekeyPutOff, 1);
-            self.stop(maps)?;
-            return Ok(self.next(now));
-        }
-        let since = match pause.seen {
-            Some((before, since)) if before == seen => since,
-            _ => now,
-        };
-        let is_cut = seen.may_be_cut() && now - since >= STUCK;
-        pause.seen = (!is_cut).then_some((seen, since));
-        pause.looks += 1;
-        self.due = now + if pause.looks < LOOKS { SOON } else { LATER };
-        if is_cut {
-            // It may go on while nothing of it is unsent; the next look holds it again.
-            set_notsent_lowat(self.end(sender).1, 1)?;
+        let verdict = pause.judge(seen, now);
+        self.due = now + pause.next_look();
+        match verdict {
+            Verdict::Wait => {}
+            Verdict::Cut => set_notsent_lowat(self.end(sender).1, 1)?,
+            Verdict::PutOff => {
+                maps.count(HelperCounter::RekeyPutOff, 1);
+                self.stop(maps)?;
+                return Ok(self.next(now));
+            }
+            Verdict::Drained => {
+                return match self.replace(maps, sender, controls)? {
+                    Replaced::Yes => Ok(self.next(now)),
+                    Replaced::Unable => Ok(Turn::Unable),
+                };
+            }
         }
         Ok(Turn::Wait)
     }
@@ -204,11 +174,7 @@ impl Rekey {
         let (conn, socket) = self.end(sender);
         pause(maps, conn, socket)?;
         controls.reached(Step::Pausing);
-        self.pause = Some(Pause {
-            read: (0, Instant::now()),
-            looks: 0,
-            seen: None,
-        });
+        self.pause = Some(Pause::new(Instant::now(), Duration::ZERO));
         Ok(())
     }
 
@@ -305,7 +271,7 @@ enum Replaced {
 }
 
 /// The table first: a helper that starts over looks there for whom to let go.
-fn pause(maps: &mut Maps, conn: &Conn, socket: BorrowedFd<'_>) -> Result<(), Failure> {
+pub(super) fn pause(maps: &mut Maps, conn: &Conn, socket: BorrowedFd<'_>) -> Result<(), Failure> {
     maps.show_state(conn, State::Pausing);
     maps.set_holder(socket)?;
     maps.set_state(socket, State::Pausing)?;

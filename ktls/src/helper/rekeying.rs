@@ -1,7 +1,7 @@
 //! Which connections get new keys, and when: what a session does about [`super::rekey`].
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     io,
     os::fd::{AsFd, OwnedFd},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -18,7 +18,7 @@ use super::{
     refusal,
     rekey::{MOST, Rekey, Sender, Turn},
     session::Session,
-    table::{Pair, is_remote},
+    table::{Pair, is_remote, key},
 };
 use crate::{
     Cipher,
@@ -27,6 +27,9 @@ use crate::{
 
 /// The longest time between two looks whose certificates are due.
 const RARELY: Duration = Duration::from_secs(3600);
+
+/// How much later than the client's node the server's begins, beside an eighth of the interval.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Connections on their way to new keys.
 pub(super) struct Rekeys {
@@ -57,7 +60,7 @@ impl Rekeys {
     /// When there is something to do next, apart from [`Rekeys::next_look`].
     pub(super) fn next_due(&self, now: Instant) -> Option<Duration> {
         let due = self.under_way.iter().map(Rekey::due);
-        let first = (self.under_way.len() < MOST && !self.waiting.is_empty()).then_some(now);
+        let first = (self.room() > 0 && !self.waiting.is_empty()).then_some(now);
         let next = due.chain(first).min()?;
         Some(next.saturating_duration_since(now))
     }
@@ -65,6 +68,16 @@ impl Rekeys {
     /// When to look next for connections whose certificates are due.
     pub(super) fn next_look(&self, now: Instant) -> Duration {
         self.look.saturating_duration_since(now)
+    }
+
+    /// How many may begin now: many at once, because the table of connections is read for them.
+    fn room(&self) -> usize {
+        let free = MOST.saturating_sub(self.under_way.len());
+        if free >= MOST / 2 || free >= self.waiting.len() {
+            free
+        } else {
+            0
+        }
     }
 
     /// A socket has been closed.
@@ -80,11 +93,16 @@ impl Rekeys {
 }
 
 impl Session {
-    /// An end has sent so much that it should get another key. One whose other end is on another node goes on to the
-    /// hard limit, and so do all on a kernel that does not replace keys.
+    /// An end has sent so much that it should get another key. On a kernel that does not replace keys it goes on to the
+    /// hard limit.
     pub(super) fn near_limit(&mut self, conn: &Conn) {
-        let possible = self.rekeys.able && !self.controls.no_rekey && !is_remote(conn);
-        if possible && !self.rekeys.has(conn.cookie) {
+        let remote = is_remote(conn);
+        if !self.rekeys.able || self.controls.no_rekey || remote && !self.remote.replaces_keys() {
+            return;
+        }
+        if remote {
+            self.remote.renew(conn);
+        } else if !self.rekeys.has(conn.cookie) {
             self.rekeys.waiting.push_back(*conn);
         }
     }
@@ -105,15 +123,22 @@ impl Session {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         for (cookie, seal) in self.maps.seals() {
-            if since_epoch.saturating_sub(Duration::from_secs(seal.at)) < every {
+            let age = since_epoch.saturating_sub(Duration::from_secs(seal.at));
+            if age < every {
                 continue;
             }
-            // The client's end stands for both.
             let conn = self.maps.conn(cookie);
-            if let Some(conn) = conn.filter(|conn| conn.role == Role::Client as u32)
-                && conn.state == State::Sealed as u32
-                && !self.rekeys.has(cookie)
-            {
+            let Some(conn) = conn.filter(|conn| conn.state == State::Sealed as u32) else {
+                continue;
+            };
+            let is_client = conn.role == Role::Client as u32;
+            if is_remote(&conn) {
+                // The client's node begins, unless it is away, or its clock says that it is not due.
+                if is_client || age >= every + every / 8 + GRACE {
+                    self.remote.renew(&conn);
+                }
+            } else if is_client && !self.rekeys.has(cookie) {
+                // The client's end stands for both.
                 self.rekeys.waiting.push_back(conn);
             }
         }
@@ -121,11 +146,7 @@ impl Session {
 
     /// Goes on with all connections that get new keys.
     pub(super) fn rekey(&mut self, now: Instant) {
-        while self.rekeys.under_way.len() < MOST
-            && let Some(conn) = self.rekeys.waiting.pop_front()
-        {
-            self.begin_rekey(&conn, now);
-        }
+        self.begin_rekeys(now);
         for mut rekey in std::mem::take(&mut self.rekeys.under_way) {
             if rekey.due() > now {
                 self.rekeys.under_way.push(rekey);
@@ -177,7 +198,11 @@ impl Session {
             };
             if !released {
                 let why = "an earlier helper ended while its keys were being replaced";
-                self.give_up_both(conn, HelperCounter::ResetInterrupted, why);
+                if is_remote(conn) {
+                    self.give_up(conn, HelperCounter::ResetInterrupted, why);
+                } else {
+                    self.give_up_both(conn, HelperCounter::ResetInterrupted, why);
+                }
             }
         }
         Ok(())
@@ -192,13 +217,25 @@ impl Session {
         }
     }
 
-    fn begin_rekey(&mut self, conn: &Conn, now: Instant) {
-        let pair = match self.both_ends(conn) {
-            Ok(Some(pair)) => pair,
+    /// Begins with as many as there is room for: the table of connections and each process are read once for all.
+    fn begin_rekeys(&mut self, now: Instant) {
+        let first = self.rekeys.waiting.len().min(self.rekeys.room());
+        if first == 0 {
+            return;
+        }
+        let conns: Vec<Conn> = self.rekeys.waiting.drain(..first).collect();
+        match self.both_ends(&conns) {
+            Ok(pairs) => {
+                for (conn, pair) in pairs {
+                    self.begin_rekey(&conn, pair);
+                }
+            }
             // The guard tells again.
-            Ok(None) => return,
-            Err(error) => return self.upkeep.short_of(&error, now),
-        };
+            Err(error) => self.upkeep.short_of(&error, now),
+        }
+    }
+
+    fn begin_rekey(&mut self, conn: &Conn, pair: Pair<OwnedFd>) {
         if !self.rekeys.able || self.controls.no_rekey {
             if let Err(error) = self.new_keys(&pair) {
                 self.refused(&pair, error);
@@ -257,35 +294,47 @@ impl Session {
         Ok(made.keys)
     }
 
-    /// Both sockets of the sealed connection of `conn`; `None` if it is not one any more.
-    fn both_ends(&self, conn: &Conn) -> io::Result<Option<Pair<OwnedFd>>> {
-        let Some(other) = self.maps.opposite(conn)? else {
-            return Ok(None);
-        };
-        let mut sockets = Vec::new();
-        for found in discover::now(&self.maps, &[*conn, other]) {
-            let Some(socket) = found? else {
-                return Ok(None);
-            };
-            if self.maps.state(socket.as_fd())? != Some(State::Sealed) {
-                return Ok(None);
-            }
-            sockets.push(socket);
+    /// Those of `conns` that are sealed connections still, with both sockets.
+    fn both_ends(&self, conns: &[Conn]) -> io::Result<Vec<(Conn, Pair<OwnedFd>)>> {
+        let mut table: HashMap<_, Vec<Conn>> = HashMap::new();
+        for conn in self.maps.conns()? {
+            table.entry(key(&conn)).or_default().push(conn);
         }
-        let (Some(others), Some(own)) = (sockets.pop(), sockets.pop()) else {
-            return Ok(None);
+        let opposite = |conn: &Conn| {
+            let is_it = |other: &&Conn| {
+                other.cookie != conn.cookie
+                    && other.role != conn.role
+                    && (other.workload, other.peer) == (conn.peer, conn.workload)
+            };
+            let other = table.get(&key(conn))?.iter().find(is_it)?;
+            Some([*conn, *other])
         };
-        let (own, other) = ((*conn, own), (other, others));
-        Ok(Some(if conn.role == Role::Client as u32 {
-            Pair {
-                client: own,
-                server: other,
+        let both: Vec<[Conn; 2]> = conns.iter().filter_map(opposite).collect();
+        let mut found = discover::now(&self.maps, both.as_flattened()).into_iter();
+        let mut pairs = Vec::new();
+        for ends in both {
+            let mut sockets = [found.next(), found.next()].map(|found| self.sealed(found?));
+            if let [Some(own), Some(other)] = sockets.each_mut().map(Option::take) {
+                pairs.push((ends[0], pair(ends, own, other)));
             }
-        } else {
-            Pair {
-                client: other,
-                server: own,
-            }
-        }))
+        }
+        Ok(pairs)
     }
+
+    /// A socket that was found, if it is sealed. Of one that was not the guard tells again.
+    fn sealed(&self, found: discover::Found) -> Option<OwnedFd> {
+        let socket = found.ok()??;
+        let state = self.maps.state(socket.as_fd()).ok()?;
+        (state == Some(State::Sealed)).then_some(socket)
+    }
+}
+
+fn pair([conn, other]: [Conn; 2], own: OwnedFd, others: OwnedFd) -> Pair<OwnedFd> {
+    let (own, other) = ((conn, own), (other, others));
+    let (client, server) = if conn.role == Role::Client as u32 {
+        (own, other)
+    } else {
+        (other, own)
+    };
+    Pair { client, server }
 }

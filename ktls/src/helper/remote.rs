@@ -21,12 +21,15 @@ use super::{
     handover::{self, Failure, Priming},
     link::{self, Link},
     maps::Maps,
-    message::Refused,
+    message::{Message, RENEWALS, Refused, Stop},
     nodes::Nodes,
     peers::{About, Peers},
+    renewal::Renewals,
     table::{Key, Table},
 };
 use crate::{Relay, Role};
+
+mod renewals;
 
 /// How long until a node that could not be reached is tried again, at first and at most.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -46,6 +49,9 @@ pub(super) enum Outcome {
 /// Connections with other nodes.
 pub(super) struct Remote {
     exchange: Exchange<OwnedFd>,
+    renewals: Renewals<OwnedFd>,
+    /// Whether this kernel replaces keys, once that is known.
+    replaces: Option<bool>,
     nodes: Nodes,
     listeners: Vec<TcpListener>,
     links: BTreeMap<LinkId, Open>,
@@ -78,6 +84,8 @@ impl Remote {
     pub(super) fn new() -> Self {
         Self {
             exchange: Exchange::new(),
+            renewals: Renewals::new(),
+            replaces: None,
             nodes: Nodes::default(),
             listeners: Vec::new(),
             links: BTreeMap::new(),
@@ -88,7 +96,7 @@ impl Remote {
     }
 
     /// Takes in where the nodes are now. Links to nodes that are gone or have moved are closed.
-    pub(super) fn configure(&mut self, nodes: Nodes) {
+    pub(super) fn configure(&mut self, nodes: Nodes, lent: &mut Lent<'_>) {
         if nodes == self.nodes {
             return;
         }
@@ -109,7 +117,7 @@ impl Remote {
         self.nodes = nodes;
         self.troubles.clear();
         for id in closed {
-            self.close(id, &io::Error::other("the configuration has changed"));
+            self.close(id, &io::Error::other("the configuration has changed"), lent);
         }
     }
 
@@ -135,13 +143,15 @@ impl Remote {
 
     /// An end is gone.
     pub(super) fn closed(&mut self, conn: &Conn) {
-        self.exchange
-            .forget(conn, Refused::Unknown, "its end is gone");
+        let text = "its end is gone";
+        self.exchange.forget(conn, Refused::Unknown, text);
+        self.renewals.forget(conn, Stop::Later, text);
     }
 
     /// An end is being reset for this reason.
     pub(super) fn gave_up(&mut self, conn: &Conn, why: &str) {
         self.exchange.forget(conn, Refused::Failed, why);
+        self.renewals.forget(conn, Stop::Failed, why);
     }
 
     /// What to wait for, in an order that [`Remote::turn`] expects again.
@@ -156,10 +166,16 @@ impl Remote {
     /// How long until there is something to do even if nothing arrives.
     pub(super) fn next_due(&self, now: Instant) -> Option<Duration> {
         let troubles = self.troubles.iter();
-        let waits = |node: u32| self.exchange.needs(node) && !self.has_way_to(node);
+        let waits = |node: u32| self.needs(node) && !self.has_way_to(node);
         let troubles = troubles.filter(|(node, _)| waits(**node));
         let troubles = troubles.map(|(_, t)| t.due.saturating_duration_since(now));
-        troubles.chain(self.exchange.next_due(now)).min()
+        let due = [self.exchange.next_due(now), self.renewals.next_due(now)];
+        troubles.chain(due.into_iter().flatten()).min()
+    }
+
+    /// Whether something waits for a link to this node.
+    fn needs(&self, node: u32) -> bool {
+        self.exchange.needs(node) || self.renewals.needs(node)
     }
 
     /// Goes on with everything. `ready` says which descriptors are; empty if nobody has looked.
@@ -176,7 +192,8 @@ impl Remote {
             self.read(*id, lent, now);
         }
         self.exchange.due(&lent.here(), now);
-        let is_due = |node: u32, t: &Trouble| t.due <= now && self.exchange.needs(node);
+        self.turn_renewals(lent, now);
+        let is_due = |node: u32, t: &Trouble| t.due <= now && self.needs(node);
         let due = self.troubles.iter().filter(|(node, t)| is_due(**node, t));
         let due: Vec<u32> = due.map(|(node, _)| *node).collect();
         for node in due {
@@ -203,11 +220,12 @@ impl Remote {
             let mut older = self.links.iter();
             let older = older.find(|(_, o)| (o.node, o.direction) == (node, Direction::In));
             if let Some(id) = older.map(|(id, _)| *id) {
-                self.close(id, &io::Error::other("there is a newer one"));
+                self.close(id, &io::Error::other("there is a newer one"), lent);
             }
             if let Ok(link) = Link::accepted(stream) {
                 let id = self.keep(link, node, Direction::In);
                 self.exchange.link_up(id, node, Direction::In);
+                self.renewals.link_up(id, node, Direction::In);
             }
         }
     }
@@ -268,7 +286,11 @@ impl Remote {
         };
         let (letters, end) = open.link.receive();
         for letter in letters {
-            self.exchange.receive(id, letter, &lent.here(), now);
+            match letter.message {
+                Message::Speaks(what) if what == RENEWALS => self.renewals.speaks(id),
+                Message::Renewal(said) => self.hear((id, letter.id), said, lent, now),
+                _ => self.exchange.receive(id, letter, &lent.here(), now),
+            }
         }
         if let Err(error) = end {
             self.broken(id, &error, lent, now);
@@ -280,16 +302,17 @@ impl Remote {
             return;
         };
         let (node, direction) = (open.node, open.direction);
-        self.close(id, error);
+        self.close(id, error, lent);
         if direction == Direction::Out {
             self.trouble(node, error, lent, now);
         }
     }
 
-    fn close(&mut self, id: LinkId, error: &io::Error) {
+    fn close(&mut self, id: LinkId, error: &io::Error, lent: &mut Lent<'_>) {
         if let Some(open) = self.links.remove(&id) {
             debug!("link with {} ended: {error}", self.nodes.name(open.node));
             self.exchange.link_down(id);
+            self.renewals_without(id, lent);
         }
     }
 
@@ -315,8 +338,9 @@ impl Remote {
                 }
             }
             self.prime(&primes, lent, now);
+            self.carry_out_renewals(lent, now);
             self.flush(lent, now);
-            if self.exchange.effects.is_empty() {
+            if self.exchange.effects.is_empty() && self.renewals.effects.is_empty() {
                 return;
             }
         }
@@ -334,6 +358,7 @@ impl Remote {
                         info!("reached the helper of {}", self.nodes.name(open.node));
                     }
                     self.exchange.link_up(*id, open.node, Direction::Out);
+                    self.renewals.link_up(*id, open.node, Direction::Out);
                 }
                 Ok(()) => {}
             }

@@ -120,6 +120,7 @@ impl Session {
     pub(super) fn run(&mut self, stop: impl AsFd) -> Result<End> {
         let end = self.work(stop);
         self.stop_rekeys();
+        self.stop_renewals();
         end
     }
 

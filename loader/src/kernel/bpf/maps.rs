@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::AsFd;
 use std::str::FromStr;
 
 use aya::Pod;
@@ -15,7 +16,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use underseal_abi::{self as abi, Config, Conn, Netns, Tally, names};
 
-use super::pin;
+use super::{pin, sys};
 use crate::config::choice::Cipher;
 use crate::kernel::error::Error;
 use crate::state::{Bundle, Endpoint, Node, PeerWorkload, Workload};
@@ -302,7 +303,18 @@ pub fn delete_peer_workload(ip: IpAddr) -> Result<(), Error> {
 /// # Errors
 /// The map cannot be read.
 pub fn conns() -> Result<BTreeMap<u64, Conn>, Error> {
-    entries(names::CONNS)
+    let Some(fd) = pin::open(&pin::path(names::MAPS, names::CONNS))? else {
+        return Ok(BTreeMap::new());
+    };
+    let fail = |error| Error::new("read map", names::CONNS, error);
+    let map = fd.try_clone().map_err(fail)?;
+    let map = MapData::from_fd(map).map_err(|error| cannot("open map", names::CONNS, error))?;
+    // For the comparison of sizes.
+    let map = HashMap::<_, u64, Conn>::try_from(Map::HashMap(map));
+    map.map_err(|error| cannot("read map", names::CONNS, error))?;
+    // There may be a hundred thousand.
+    let conns = sys::entries::<u64, Conn>(fd.as_fd()).map_err(fail)?;
+    Ok(conns.into_iter().collect())
 }
 
 /// Every counter of the datapath with its name, summed over all CPUs.
