@@ -95,27 +95,6 @@ impl Model {
                 }
                 datapath.settings = settings.clone();
             }
-            DatapathOp::SetWorkload(id, workload) => {
-                datapath.workloads.insert(*id, workload.clone());
-            }
-            DatapathOp::DeleteWorkload(id) => drop(datapath.workloads.remove(id)),
-            DatapathOp::SetNode(id, node) => drop(datapath.nodes.insert(*id, node.clone())),
-            DatapathOp::DeleteNode(id) => drop(datapath.nodes.remove(id)),
-            DatapathOp::SetBundle(id, bundle) => drop(datapath.bundles.insert(*id, bundle.clone())),
-            DatapathOp::DeleteBundle(id) => drop(datapath.bundles.remove(id)),
-            DatapathOp::SetPeerWorkload(ip, it) => {
-                drop(datapath.peer_workloads.insert(*ip, it.clone()))
-            }
-            DatapathOp::DeletePeerWorkload(ip) => drop(datapath.peer_workloads.remove(ip)),
-            DatapathOp::SetDnsNames(whose, names) if names.is_empty() => {
-                drop(datapath.dns_names.remove(whose))
-            }
-            DatapathOp::SetDnsNames(whose, names) => {
-                drop(datapath.dns_names.insert(*whose, names.clone()))
-            }
-            DatapathOp::SetPolicies(policies) => datapath.policies.clone_from(policies),
-            DatapathOp::SetEndpoint(net, it) => drop(datapath.ipcache.insert(*net, *it)),
-            DatapathOp::DeleteEndpoint(net) => drop(datapath.ipcache.remove(net)),
             DatapathOp::Attach(attachment) => {
                 datapath
                     .attachments
@@ -135,6 +114,7 @@ impl Model {
                 }
                 self.forget();
             }
+            op => write(datapath, op),
         }
         Ok(())
     }
@@ -236,6 +216,34 @@ impl Model {
             NamespaceChange::TakeOver | NamespaceChange::LetGo => {}
         }
         Ok(())
+    }
+}
+
+/// Entries of maps that nothing else depends on.
+fn write(datapath: &mut Datapath, op: &DatapathOp) {
+    match op {
+        DatapathOp::SetWorkload(id, workload) => {
+            datapath.workloads.insert(*id, workload.clone());
+        }
+        DatapathOp::DeleteWorkload(id) => drop(datapath.workloads.remove(id)),
+        DatapathOp::SetNode(id, node) => drop(datapath.nodes.insert(*id, node.clone())),
+        DatapathOp::DeleteNode(id) => drop(datapath.nodes.remove(id)),
+        DatapathOp::SetBundle(id, bundle) => drop(datapath.bundles.insert(*id, bundle.clone())),
+        DatapathOp::DeleteBundle(id) => drop(datapath.bundles.remove(id)),
+        DatapathOp::SetPeerWorkload(ip, it) => {
+            drop(datapath.peer_workloads.insert(*ip, it.clone()))
+        }
+        DatapathOp::DeletePeerWorkload(ip) => drop(datapath.peer_workloads.remove(ip)),
+        DatapathOp::SetDnsNames(whose, names) if names.is_empty() => {
+            drop(datapath.dns_names.remove(whose))
+        }
+        DatapathOp::SetDnsNames(whose, names) => {
+            drop(datapath.dns_names.insert(*whose, names.clone()))
+        }
+        DatapathOp::SetPolicies(policies) => datapath.policies.clone_from(policies),
+        DatapathOp::SetEndpoint(net, it) => drop(datapath.ipcache.insert(*net, *it)),
+        DatapathOp::DeleteEndpoint(net) => drop(datapath.ipcache.remove(net)),
+        other => unreachable!("{other} is no entry of a map"),
     }
 }
 

@@ -1,4 +1,5 @@
-//! The built-in CA on a node: issued, sealed with, renewed by the shipped unit, changed to another CA under load.
+//! The built-in CA on a node: issued, sealed with, renewed by the shipped units, also for another name, changed to another
+//! CA under load.
 //!
 //! ```text
 //!   underseal pki ─▶ identities ─▶ helper          shop ══ TLS ══ cart
@@ -58,6 +59,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
     let _server = site.serve_http("cart", 80)?;
     sealed(&site)?;
     renewed_by_the_unit(&site)?;
+    renamed_by_the_unit(&site)?;
     another_ca_under_load(&site)?;
     a_ca_that_is_swapped(&site)
 }
@@ -123,6 +125,33 @@ fn renewed_by_the_unit(site: &Site) -> Result<()> {
     ensure!(before != after, "the files are the same");
     sealed(site)
 }
+
+/// A workload gets another DNS name, on which a rule relies: `apply`, by its unit and in its sandbox, issues a certificate
+/// that has it. Before that the name is missing.
+fn renamed_by_the_unit(site: &Site) -> Result<()> {
+    let vm = &site.vm;
+    vm.sh(&format!(
+        "sed -i '/^name = \"cart\"/a dns_names = [\"basket.example.org\"]' {CONFIG} && printf '{RULE}' >>{CONFIG}"
+    ))?;
+    let said = vm.sh("underseal check")?.text();
+    ensure!(
+        said.contains("warning") && said.contains("basket.example.org"),
+        "no word of the name that is missing: {said}"
+    );
+    vm.sh("systemctl reload underseal")?;
+    let said = vm.sh("journalctl -q -o cat -u underseal")?.text();
+    ensure!(said.contains("issued shop/cart"), "{said}");
+    let said = vm.sh("underseal check && underseal policy dump")?.text();
+    ensure!(
+        !said.contains("warning") && said.contains("shop/cart: basket.example.org"),
+        "{said}"
+    );
+    sealed(site)
+}
+
+/// `shop` may connect to whoever has the name.
+const RULE: &str = "\n[[network_policy]]\nname = \"shop\"\nselect = { labels = { \"underseal/name\" = \"shop\" } }\n\
+    [[network_policy.egress]]\npeers = [{ dns = \"basket.example.org\" }]\n";
 
 /// Connections come and go all the time; not one fails.
 fn another_ca_under_load(site: &Site) -> Result<()> {
