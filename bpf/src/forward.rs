@@ -6,9 +6,9 @@
 use underseal_abi::{Config, Counter, Endpoint, Path, THIS_NODE, is_link_scope, path_of};
 
 use crate::{
-    maps,
+    apart, maps,
     packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IGMP, IPPROTO_TCP, Ip, Packet},
-    policy::{self, CLIENT, Case, SERVER},
+    policy::{self, CLIENT, SERVER},
 };
 
 /// The next program, then the stack (`TCX_NEXT`, `TC_ACT_UNSPEC`).
@@ -33,7 +33,7 @@ pub fn from_workload(packet: Packet) -> i32 {
         return refuse(packet, Counter::DropNonTcp);
     }
     let mut ip = Ip::default();
-    if !packet.read_ip(&mut ip) {
+    if !apart::read_ip(packet, &mut ip) {
         return refuse(packet, Counter::DropSpoofed);
     }
     let config = maps::config();
@@ -44,28 +44,24 @@ pub fn from_workload(packet: Packet) -> i32 {
             refuse(packet, Counter::DropNonTcp)
         };
     }
-    if maps::endpoint(&ip.source).is_none_or(|e| e.ifindex != packet.ifindex()) {
+    if maps::endpoint(&ip.source).ifindex != packet.ifindex() {
         return refuse(packet, Counter::DropSpoofed);
     }
     let peer = maps::endpoint(&ip.destination);
     if config.policy != 0 {
-        let server = if policy::is_own(peer.as_ref()) {
-            SERVER
-        } else {
-            0
-        };
-        if let Some(counter) = refusal(packet, &config, &ip, (peer, CLIENT | server)) {
+        let server = if peer.is_own() { SERVER } else { 0 };
+        if let Some(counter) = refusal(packet, &config, &ip, CLIENT | server) {
             return refuse(packet, counter);
         }
     }
-    match path_of(maps::policy(&config), peer.as_ref()) {
+    match path_of(maps::policy(&config), &peer) {
         Path::Tunnel if config.wireguard == 0 => refuse(packet, Counter::DropUnreachable),
         Path::Tunnel => {
             maps::count(Counter::ToWireguard, packet.len());
             packet.redirect(config.wireguard)
         }
         Path::Seal if !may_pass_beside_mtls(&config, &ip) => refuse(packet, Counter::DropNonTcp),
-        Path::Seal | Path::Local => deliver(packet, peer, Counter::SameNode),
+        Path::Seal | Path::Local => deliver(packet, &peer, Counter::SameNode),
         Path::Outside => {
             maps::count(Counter::Outside, packet.len());
             NEXT
@@ -82,7 +78,7 @@ pub fn to_workload(packet: Packet) -> i32 {
         return NEXT;
     }
     let mut ip = Ip::default();
-    if !packet.read_ip(&mut ip) {
+    if !apart::read_ip(packet, &mut ip) {
         return refuse(packet, Counter::DropBypass);
     }
     let config = maps::config();
@@ -94,13 +90,13 @@ pub fn to_workload(packet: Packet) -> i32 {
         };
     }
     let source = maps::endpoint(&ip.source);
-    if source.is_some_and(|e| e.node != THIS_NODE || e.workload != 0) {
+    if source.is_known() && (source.node != THIS_NODE || source.workload != 0) {
         return refuse(packet, Counter::DropBypass);
     }
-    match path_of(maps::policy(&config), source.as_ref()) {
+    match path_of(maps::policy(&config), &source) {
         Path::Deny => refuse(packet, Counter::DropOutside),
         _ => {
-            if let Some(counter) = refusal(packet, &config, &ip, (source, SERVER)) {
+            if let Some(counter) = refusal(packet, &config, &ip, SERVER) {
                 return refuse(packet, counter);
             }
             maps::count(Counter::Outside, packet.len());
@@ -113,25 +109,17 @@ pub fn to_workload(packet: Packet) -> i32 {
 #[inline(always)]
 pub fn from_wireguard(packet: Packet) -> i32 {
     let mut ip = Ip::default();
-    if !packet.read_ip(&mut ip) {
+    if !apart::read_ip(packet, &mut ip) {
         return NEXT;
     }
-    match maps::endpoint(&ip.destination) {
-        Some(
-            to @ Endpoint {
-                node: THIS_NODE,
-                workload: 1..,
-                ..
-            },
-        ) => {
-            let source = maps::endpoint(&ip.source);
-            if let Some(counter) = refusal(packet, &maps::config(), &ip, (source, SERVER)) {
-                return refuse(packet, counter);
-            }
-            deliver(packet, Some(to), Counter::FromWireguard)
-        }
-        _ => NEXT,
+    let to = maps::endpoint(&ip.destination);
+    if !to.is_own() {
+        return NEXT;
     }
+    if let Some(counter) = refusal(packet, &maps::config(), &ip, SERVER) {
+        return refuse(packet, counter);
+    }
+    deliver(packet, &to, Counter::FromWireguard)
 }
 
 /// A packet crosses an uplink: nothing for or from a workload network may, whatever state the
@@ -142,52 +130,31 @@ pub fn uplink(packet: Packet, counter: Counter) -> i32 {
         return NEXT;
     }
     let mut ip = Ip::default();
-    if !packet.read_ip(&mut ip) {
+    if !apart::read_ip(packet, &mut ip) {
         return refuse(packet, counter);
     }
-    if maps::endpoint(&ip.source).is_some() || maps::endpoint(&ip.destination).is_some() {
+    if maps::endpoint(&ip.source).is_known() || maps::endpoint(&ip.destination).is_known() {
         return refuse(packet, counter);
     }
     NEXT
 }
 
-/// Why network policies do not let a packet pass, if so. `peer` is who is at the other end than the workload whose
-/// packet it is; `own` says which ends are workloads of this node.
+/// Why network policies do not let a packet pass, if so. `own` says which ends are workloads of this node.
 #[inline(always)]
-fn refusal(
-    packet: Packet,
-    config: &Config,
-    ip: &Ip,
-    (peer, own): (Option<Endpoint>, u32),
-) -> Option<Counter> {
+fn refusal(packet: Packet, config: &Config, ip: &Ip, own: u32) -> Option<Counter> {
     if config.policy == 0 {
         return None;
     }
-    let mut case = Case {
-        generation: config.policy,
-        client: policy::number(config.policy, &ip.source),
-        server: policy::number(config.policy, &ip.destination),
-        own,
-        protocol: 0,
-        port: 0,
-        way: policy::way_of(config, peer.as_ref()),
-        bytes: 0,
-    };
-    policy::refusal(policy::packet(packet, config, ip, &mut case))
+    policy::refusal(apart::judge_packet(packet, ip, own))
 }
 
 #[inline(always)]
-fn deliver(packet: Packet, to: Option<Endpoint>, counter: Counter) -> i32 {
-    match to {
-        Some(Endpoint {
-            ifindex: ifindex @ 1..,
-            ..
-        }) => {
-            maps::count(counter, packet.len());
-            packet.redirect_peer(ifindex)
-        }
-        _ => refuse(packet, Counter::DropUnreachable),
+fn deliver(packet: Packet, to: &Endpoint, counter: Counter) -> i32 {
+    if to.ifindex == 0 {
+        return refuse(packet, Counter::DropUnreachable);
     }
+    maps::count(counter, packet.len());
+    packet.redirect_peer(to.ifindex)
 }
 
 /// Whether a packet for or from an address of the link may leave a workload: neighbour discovery and
@@ -201,7 +168,7 @@ fn may_pass_on_link(config: &Config, ip: &Ip) -> bool {
         ifindex: 0,
         reserved: 0,
     };
-    let is_sealing = path_of(maps::policy(config), Some(&NEIGHBOUR)) == Path::Seal;
+    let is_sealing = path_of(maps::policy(config), &NEIGHBOUR) == Path::Seal;
     if !is_sealing && config.policy == 0 {
         return true;
     }

@@ -4,12 +4,12 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_loop;
 use underseal_abi::{
-    Config, Conn, Counter, Drop, EventKind, Flow, KeyUse, Path, Segment, State, Step, THIS_NODE,
-    Tuple, Verdict,
+    Config, Conn, Counter, Drop, EventKind, Flow, KeyUse, Path, Segment, State, Step, Tuple,
+    Verdict,
 };
 
 use crate::{
-    ending, hold,
+    apart, ending, hold,
     maps::{self, storage},
     offsets::{CONTROLS, NO_GUARD, NO_LIMIT},
     packet::{Ip, Packet, Tcp},
@@ -100,13 +100,9 @@ fn segment(packet: Packet) -> Option<(Ip, Tcp)> {
 /// anybody but to a workload that it should be sealed with.
 #[inline(always)]
 fn stranger(packet: Packet, ip: &Ip, tcp: &Tcp) -> i32 {
-    let (Some(local), Some(remote)) = (maps::endpoint(&ip.source), maps::endpoint(&ip.destination))
-    else {
-        return PASS;
-    };
-    if local.node != THIS_NODE
-        || local.workload == 0
-        || hold::path_to(&ip.destination, Some(&remote)) != Path::Seal
+    let (local, remote) = (maps::endpoint(&ip.source), maps::endpoint(&ip.destination));
+    if !local.is_own()
+        || hold::path_to(&ip.destination, &remote) != Path::Seal
         || maps::config().flags & Config::KEEP_EXISTING != 0
     {
         return PASS;
@@ -140,7 +136,8 @@ struct Walk {
 const UNDECIDED: u32 = 0;
 const PASSED: u32 = 1;
 const NOT_A_RECORD: u32 = 2;
-const GAP: u32 = 3;
+/// The verdict of [`advance`] on bytes that were never seen.
+pub const GAP: u32 = 3;
 
 #[inline(always)]
 fn sealed(packet: Packet, sock: Sock, tcp: Tcp) -> i32 {
@@ -213,21 +210,24 @@ impl Walk {
     /// Looks at the next header. True if the segment is decided.
     #[inline(always)]
     fn advance(&mut self) -> bool {
-        let (packet, payload) = (self.packet, self.payload);
-        // SAFETY: points into this socket's storage, which lives as long as the socket.
-        let flow = unsafe { &mut *self.flow };
-        let stepped = flow.step(
-            self.segment,
-            |offset| packet.payload(payload + offset),
-            |offset| packet.payload(payload + offset).map(|[byte]| byte),
-        );
-        self.verdict = match stepped {
-            Step::More => return false,
-            Step::Done(Verdict::Pass) => PASSED,
-            Step::Done(Verdict::NotARecord) => NOT_A_RECORD,
-            Step::Done(Verdict::Gap) => GAP,
-        };
-        true
+        self.verdict = apart::advance(self.packet, self.flow, self.segment, self.payload);
+        self.verdict != UNDECIDED
+    }
+}
+
+/// Looks at the next header of a segment. Called through `apart`.
+#[inline(always)]
+pub fn advance(packet: Packet, flow: &mut Flow, segment: Segment, payload: u32) -> u32 {
+    let stepped = flow.step(
+        segment,
+        |offset| packet.payload(payload + offset),
+        |offset| packet.payload(payload + offset).map(|[byte]| byte),
+    );
+    match stepped {
+        Step::More => UNDECIDED,
+        Step::Done(Verdict::Pass) => PASSED,
+        Step::Done(Verdict::NotARecord) => NOT_A_RECORD,
+        Step::Done(Verdict::Gap) => GAP,
     }
 }
 

@@ -6,12 +6,12 @@ use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
 };
 use underseal_abi::{
-    Conn, Counter, EventKind, Lowat, Path, Role, Ruling, State, Tuple, Unplaced, connection_of,
-    is_loopback,
+    Conn, Counter, Endpoint, EventKind, Lowat, Path, Role, Ruling, State, Tuple, Unplaced,
+    connection_of, is_loopback,
 };
 
 use crate::{
-    ending,
+    apart, ending,
     maps::{self, storage},
     offsets::{CONTROLS, NO_HOLD},
     packet::IPPROTO_TCP,
@@ -60,10 +60,10 @@ fn established(ctx: SockOps, role: Role) {
     let mut path = if is_loopback(&tuple.local) {
         Path::Local
     } else {
-        path_to(&tuple.remote, remote.as_ref())
+        path_to(&tuple.remote, &remote)
     };
     if config.policy != 0 && !is_loopback(&tuple.local) && !is_loopback(&tuple.remote) {
-        let ruling = judge(&tuple, netns.workload, role as u32);
+        let ruling = apart::judge_connection(&tuple, netns.workload, role as u32);
         if !ruling.passes() {
             return refused(ctx, sock, &tuple);
         }
@@ -79,7 +79,8 @@ fn established(ctx: SockOps, role: Role) {
     }
     match path {
         Path::Seal => {
-            if maps::endpoint(&tuple.local).is_none_or(|own| own.workload != netns.workload) {
+            let own = maps::endpoint(&tuple.local);
+            if !own.is_known() || own.workload != netns.workload {
                 return foreign(ctx, sock, &tuple);
             }
             hold(ctx, sock, &tuple, role as u32);
@@ -107,17 +108,17 @@ fn conn_of(ctx: SockOps, tuple: &Tuple, role: u32) -> Conn {
         since: sys::now(),
         tuple: *tuple,
         workload: maps::netns(netns).map_or(0, |netns| netns.workload),
-        peer: remote.map_or(0, |r| r.workload),
+        peer: remote.workload,
         role,
         tgid: 0,
         state: State::Held as u32,
         unrecorded: 0,
-        node: remote.map_or(0, |r| r.node),
+        node: remote.node,
         reserved: 0,
     }
 }
 
-/// Not inlined, like what follows, so that it has a stack of its own.
+/// Not inlined, like `foreign` and `refused`, so that it has a stack of its own.
 #[inline(never)]
 fn hold(ctx: SockOps, sock: Sock, tuple: &Tuple, role: u32) {
     let conn = &mut conn_of(ctx, tuple, role);
@@ -152,7 +153,7 @@ fn foreign(ctx: SockOps, sock: Sock, tuple: &Tuple) {
     maps::tell(EventKind::Unplaced, Unplaced::Foreign as u32, &conn);
 }
 
-/// Policies were changed after its first packet had passed. Not inlined, so that it has a stack of its own.
+/// Policies were changed after its first packet had passed.
 #[inline(never)]
 fn refused(ctx: SockOps, sock: Sock, tuple: &Tuple) {
     ctx.set_lowat(HOLD);
@@ -163,12 +164,16 @@ fn refused(ctx: SockOps, sock: Sock, tuple: &Tuple) {
 }
 
 /// What network policies say of a connection of a workload, whatever its own address is. `role` is [`Role`] as u32; 0 if
-/// it is not known who has connected: then it is enough that either end might have.
-#[inline(never)]
+/// it is not known who has connected: then it is enough that either end might have. Called through `apart`.
+#[inline(always)]
 pub fn judge(tuple: &Tuple, workload: u32, role: u32) -> Ruling {
     let config = maps::config();
+    if config.policy == 0 {
+        // They have been taken away since the caller looked.
+        return Ruling::Pass;
+    }
     let remote = maps::endpoint(&tuple.remote);
-    let own = if policy::is_own(remote.as_ref()) {
+    let own = if remote.is_own() {
         CLIENT | SERVER
     } else {
         CLIENT
@@ -176,22 +181,22 @@ pub fn judge(tuple: &Tuple, workload: u32, role: u32) -> Ruling {
     let mut case = Case {
         generation: config.policy,
         client: workload,
-        server: policy::number(config.policy, &tuple.remote),
+        server: policy::number(config.policy, &tuple.remote, &remote),
         own,
-        protocol: IPPROTO_TCP,
+        protocol: IPPROTO_TCP.into(),
         port: tuple.remote_port,
-        way: policy::way_of(&config, remote.as_ref()),
+        way: policy::way_of(&config, &remote),
         bytes: 0,
     };
     if role == Role::Server as u32 {
         case.reverse(tuple.local_port);
     }
-    let ruling = policy::judge(&case);
+    let ruling = apart::judge(&case);
     if ruling.passes() || role != 0 {
         return ruling;
     }
     case.reverse(tuple.local_port);
-    policy::judge(&case)
+    apart::judge(&case)
 }
 
 /// There is no room for the connection: it is held, and the helper, which could not find it, is told to
@@ -225,7 +230,7 @@ pub fn connect(ctx: SockAddr, destination: [u8; 16]) -> i32 {
     let Some(netns) = maps::netns(ctx.netns()) else {
         return 1;
     };
-    let mut path = path_to(&destination, maps::endpoint(&destination).as_ref());
+    let mut path = path_to(&destination, &maps::endpoint(&destination));
     let config = maps::config();
     if config.policy != 0 && !is_loopback(&destination) {
         let tuple = Tuple {
@@ -233,7 +238,7 @@ pub fn connect(ctx: SockAddr, destination: [u8; 16]) -> i32 {
             remote_port: ctx.port(),
             ..Tuple::default()
         };
-        let ruling = judge(&tuple, netns.workload, Role::Client as u32);
+        let ruling = apart::judge_connection(&tuple, netns.workload, Role::Client as u32);
         if let Some(counter) = policy::refusal(ruling) {
             maps::count(counter, 0);
             return 0;
@@ -314,7 +319,7 @@ pub fn accepted(sock: Sock) {
 
 /// What becomes of a connection to `address`. A namespace may always talk to itself over loopback.
 #[inline(always)]
-pub fn path_to(address: &[u8; 16], endpoint: Option<&underseal_abi::Endpoint>) -> Path {
+pub fn path_to(address: &[u8; 16], endpoint: &Endpoint) -> Path {
     if is_loopback(address) {
         return Path::Local;
     }

@@ -5,9 +5,8 @@ use core::ffi::c_void;
 use underseal_abi::{Config, Conn, Path, Ruling, State, TaskFile, Tuple, Usage, is_loopback};
 
 use crate::{
-    hold,
+    apart, hold,
     maps::{self, storage},
-    policy,
     sys::{self, Seq, Sock, TaskFileContext, TcpContext},
 };
 
@@ -67,7 +66,7 @@ fn fate(sock: Sock, tuple: &Tuple, ruling: Ruling) -> Option<u32> {
     if !matches!(state, None | Some(State::Released)) {
         return None;
     }
-    let mut path = hold::path_to(&tuple.remote, maps::endpoint(&tuple.remote).as_ref());
+    let mut path = hold::path_to(&tuple.remote, &maps::endpoint(&tuple.remote));
     if ruling == Ruling::PassPlain {
         path = Path::Local;
     }
@@ -121,7 +120,7 @@ pub fn stranded(ctx: *const TcpContext) {
     };
     let mut tuple = Tuple::default();
     sys::read_tuple(sk_common, &mut tuple);
-    let path = hold::path_to(&tuple.remote, maps::endpoint(&tuple.remote).as_ref());
+    let path = hold::path_to(&tuple.remote, &maps::endpoint(&tuple.remote));
     let keep = maps::config().flags & Config::KEEP_EXISTING != 0;
     let waits = match storage::state(sock) {
         Some(State::New | State::Held) => true,
@@ -140,9 +139,11 @@ fn ruling(tuple: &Tuple, role: u32) -> Ruling {
     if maps::config().policy == 0 || is_loopback(&tuple.local) || is_loopback(&tuple.remote) {
         return Ruling::Pass;
     }
-    match maps::endpoint(&tuple.local) {
-        Some(own) if policy::is_own(Some(&own)) => hold::judge(tuple, own.workload, role),
-        _ => Ruling::Pass,
+    let own = maps::endpoint(&tuple.local);
+    if own.is_own() {
+        apart::judge_connection(tuple, own.workload, role)
+    } else {
+        Ruling::Pass
     }
 }
 

@@ -5,6 +5,7 @@
 #![feature(core_intrinsics)]
 #![allow(internal_features)]
 
+mod apart;
 mod ending;
 mod forward;
 mod guard;

@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use underseal_abi::{Segment, ip_key};
 
-use crate::sys::Sock;
+use crate::{apart, sys::Sock};
 
 const ETH_P_IP: u32 = 0x0800;
 const ETH_P_ARP: u32 = 0x0806;
@@ -53,24 +53,29 @@ const ON_LINK: u8 = 255;
 #[derive(Clone, Copy)]
 pub struct Packet(pub *mut __sk_buff);
 
-/// The network header of a packet.
+/// The network header of a packet. Without padding, like what follows, since functions of `apart` get its address.
+#[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct Ip {
     /// Source address, `ip_key` form.
     pub source: [u8; 16],
     /// Destination address, `ip_key` form.
     pub destination: [u8; 16],
-    /// Transport protocol (of a fragment too).
-    pub protocol: u8,
     /// Offset of the transport header.
     pub transport: u32,
+    /// Which packet in fragments it is part of.
+    pub ident: u32,
+    /// Transport protocol (of a fragment too).
+    pub protocol: u8,
     /// Hop limit or TTL.
     pub hops: u8,
     /// Which part of a packet in fragments it is: 0 none, 1 the first, 2 a later one.
     pub fragment: u8,
-    /// Which packet in fragments it is part of.
-    pub ident: u32,
+    /// Zero.
+    pub reserved: u8,
 }
+
+const _: () = assert!(size_of::<Ip>() == 44 && size_of::<Talk>() == 6);
 
 impl Ip {
     /// Whether it is the first part of a packet in fragments.
@@ -81,19 +86,21 @@ impl Ip {
 }
 
 /// What network policies look at behind the network header.
+#[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct Talk {
-    /// TCP, UDP and so on; ICMPv6 is ICMP here.
-    pub protocol: u8,
     /// Source port; of an ICMP echo, the identifier; else 0.
     pub source: u16,
     /// Destination port, likewise.
     pub destination: u16,
+    /// TCP, UDP and so on; ICMPv6 is ICMP here.
+    pub protocol: u8,
     /// What it is.
     pub kind: Kind,
 }
 
 /// What a packet is in a conversation.
+#[repr(u8)]
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub enum Kind {
     /// The first segment of a TCP connection.
@@ -226,12 +233,12 @@ impl Packet {
     #[inline(always)]
     pub fn ip(self) -> Option<Ip> {
         let mut ip = Ip::default();
-        self.read_ip(&mut ip).then_some(ip)
+        apart::read_ip(self, &mut ip).then_some(ip)
     }
 
-    /// Reads the network header; false if the packet is not IP or too short. Not inlined, so that it has a stack of its
-    /// own, and what is read is read into its place: all functions of a program share 512 bytes.
-    #[inline(never)]
+    /// Reads the network header; false if the packet is not IP or too short. Called through `apart`, like `talk` and
+    /// `quoted`, and so with a stack of its own: all functions of a program share 512 bytes.
+    #[inline(always)]
     pub fn read_ip(self, ip: &mut Ip) -> bool {
         match u16::from_be(field!(self.0, protocol) as u16).into() {
             ETH_P_IP => self.read_ip4(0, ip),
@@ -326,7 +333,7 @@ impl Packet {
     }
 
     /// Reads what is behind `ip`, for policies; false if its header is cut off.
-    #[inline(never)]
+    #[inline(always)]
     pub fn talk(self, ip: &Ip, talk: &mut Talk) -> bool {
         match self.parse_talk(ip) {
             Some(read) => {
@@ -390,7 +397,7 @@ impl Packet {
 
     /// Reads addresses, protocol and ports of the packet that an ICMP error is about; false if they are cut off. Extension
     /// headers in it are not looked behind.
-    #[inline(never)]
+    #[inline(always)]
     pub fn quoted(self, ip: &Ip, about: &mut Ip, ports: &mut [u8; 4]) -> bool {
         let at = ip.transport + 8;
         let read = if ip.protocol == IPPROTO_ICMPV6 {

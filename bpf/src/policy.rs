@@ -9,7 +9,7 @@ use underseal_abi::{
 };
 
 use crate::{
-    maps,
+    apart, maps,
     packet::{self, IPPROTO_TCP, Ip, Kind, Packet, Talk},
 };
 
@@ -18,8 +18,8 @@ pub const CLIENT: u32 = 1;
 /// [`Case::own`]: the server is a workload of this node, whose ingress is judged.
 pub const SERVER: u32 = 2;
 
-/// What is judged. On the stack; the functions below, which are not inlined so that the stack of iterators suffices, get
-/// its address.
+/// What is judged. Without padding, since functions of `apart` get its address.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Case {
     /// As [`Config::policy`].
@@ -31,7 +31,7 @@ pub struct Case {
     /// Bits [`CLIENT`] and [`SERVER`].
     pub own: u32,
     /// Protocol as in a `grant_key`.
-    pub protocol: u8,
+    pub protocol: u16,
     /// The server's port.
     pub port: u16,
     /// What would be without policies.
@@ -50,47 +50,32 @@ impl Case {
     }
 }
 
-/// The number of an address.
+/// The number of an address, which is `endpoint`'s.
 #[inline(always)]
-pub fn number(generation: u32, ip: &[u8; 16]) -> u32 {
-    match maps::endpoint(ip) {
-        Some(Endpoint {
-            node: THIS_NODE,
-            workload: id @ 1..,
-            ..
-        }) => id,
-        _ => maps::peer_number(generation, ip),
+pub fn number(generation: u32, ip: &[u8; 16], endpoint: &Endpoint) -> u32 {
+    if endpoint.is_own() {
+        endpoint.workload
+    } else {
+        apart::peer_number(generation, ip)
     }
-}
-
-/// Whether this is the address of a workload of this node.
-#[inline(always)]
-pub fn is_own(endpoint: Option<&Endpoint>) -> bool {
-    matches!(
-        endpoint,
-        Some(Endpoint {
-            node: THIS_NODE,
-            workload: 1..,
-            ..
-        })
-    )
 }
 
 /// How TCP would go without policies.
 #[inline(always)]
-pub fn way_of(config: &Config, peer: Option<&Endpoint>) -> Way {
+pub fn way_of(config: &Config, peer: &Endpoint) -> Way {
     let mode: Mode = mode_of(config.mode);
-    match peer {
-        Some(e) if e.node != THIS_NODE && mode.seals_between_nodes() => Way::SealedBetween,
-        Some(e) if e.node == THIS_NODE && e.workload != 0 && mode.seals_same_node() => {
-            Way::SealedInside
-        }
-        _ => Way::Plain,
+    let is_elsewhere = peer.is_known() && peer.node != THIS_NODE;
+    if is_elsewhere && mode.seals_between_nodes() {
+        Way::SealedBetween
+    } else if peer.is_own() && mode.seals_same_node() {
+        Way::SealedInside
+    } else {
+        Way::Plain
     }
 }
 
-/// What becomes of it.
-#[inline(never)]
+/// What becomes of it. Called through `apart`, like what follows.
+#[inline(always)]
 pub fn judge(case: &Case) -> Ruling {
     // What a workload has with itself does not leave it.
     if case.client == case.server && case.own == CLIENT | SERVER {
@@ -99,12 +84,12 @@ pub fn judge(case: &Case) -> Ruling {
     let client = if case.own & CLIENT == 0 {
         Side::OPEN
     } else {
-        side(case, Direction::Egress)
+        apart::side(case, Direction::Egress)
     };
     let server = if case.own & SERVER == 0 {
         Side::OPEN
     } else {
-        side(case, Direction::Ingress)
+        apart::side(case, Direction::Ingress)
     };
     let ruling = ruling(client, server, case.way);
     if ruling.passes() && case.bytes != 0 {
@@ -121,8 +106,9 @@ fn count(case: &Case, side: Side) {
     }
 }
 
-#[inline(never)]
-fn side(case: &Case, direction: Direction) -> Side {
+/// What the rules of one end say.
+#[inline(always)]
+pub fn side(case: &Case, direction: Direction) -> Side {
     let own = match direction {
         Direction::Egress => case.client,
         Direction::Ingress => case.server,
@@ -151,17 +137,22 @@ fn granted(case: &Case, direction: Direction, whom: Whom) -> Side {
         Direction::Ingress => (case.server, case.client),
     };
     let peer = if whom == Whom::Anybody { ANYBODY } else { peer };
-    let what = (case.protocol, case.port);
+    let what = (case.protocol as u8, case.port);
     let key = grant_key(case.generation, (own, direction), peer, what);
     maps::grant(key).map_or(Side::DENIED, Side::granted)
 }
 
-/// What becomes of a packet. `case` has no protocol and port yet, and its way is that of TCP.
+/// What becomes of a packet. `own` says which ends are workloads of this node, as in a [`Case`].
 #[inline(always)]
-pub fn packet(packet: Packet, config: &Config, ip: &Ip, case: &mut Case) -> Ruling {
+pub fn packet(packet: Packet, ip: &Ip, own: u32) -> Ruling {
     let mut talk = Talk::default();
-    if !packet.talk(ip, &mut talk) {
+    if !apart::talk(packet, ip, &mut talk) {
         return Ruling::RefusedPolicy;
+    }
+    let config = maps::config();
+    if config.policy == 0 {
+        // They have been taken away since the caller looked.
+        return Ruling::Pass;
     }
     let leave = config.flags & Config::KEEP_REVOKED != 0;
     match talk.kind {
@@ -171,14 +162,15 @@ pub fn packet(packet: Packet, config: &Config, ip: &Ip, case: &mut Case) -> Ruli
         Kind::Continues if leave => return Ruling::Pass,
         _ => {}
     }
+    let case = &mut case(&config, ip, own);
     let tcp = case.way;
     if !matches!(talk.kind, Kind::Connects | Kind::Continues) {
         case.way = Way::Plain;
     }
-    case.protocol = talk.protocol;
+    case.protocol = talk.protocol.into();
     case.port = talk.destination;
     case.bytes = packet.len();
-    let ruling = judge(case);
+    let ruling = apart::judge(case);
     if ruling.passes() {
         if talk.kind == Kind::Datagram {
             expect_answer(ip, &talk);
@@ -196,7 +188,7 @@ pub fn packet(packet: Packet, config: &Config, ip: &Ip, case: &mut Case) -> Ruli
         Kind::Quotes => return quoted(packet, ip, (case, tcp)),
         _ => return ruling,
     }
-    let back = judge(case);
+    let back = apart::judge(case);
     if !back.passes() {
         return ruling;
     }
@@ -206,11 +198,33 @@ pub fn packet(packet: Packet, config: &Config, ip: &Ip, case: &mut Case) -> Ruli
     back
 }
 
+/// A packet that nothing is known of but its ends: it has no protocol and port yet, and its way is that of TCP.
+#[inline(always)]
+fn case(config: &Config, ip: &Ip, own: u32) -> Case {
+    let source = maps::endpoint(&ip.source);
+    let destination = maps::endpoint(&ip.destination);
+    let peer = if own & CLIENT == 0 {
+        &source
+    } else {
+        &destination
+    };
+    Case {
+        generation: config.policy,
+        client: number(config.policy, &ip.source, &source),
+        server: number(config.policy, &ip.destination, &destination),
+        own,
+        protocol: 0,
+        port: 0,
+        way: way_of(config, peer),
+        bytes: 0,
+    }
+}
+
 /// An error message passes if the packet that it is about might have: it must be one of the receiver's.
 #[inline(always)]
 fn quoted(packet: Packet, ip: &Ip, (case, tcp): (&mut Case, Way)) -> Ruling {
     let (mut about, mut ports) = (Ip::default(), [0; 4]);
-    if !packet.quoted(ip, &mut about, &mut ports) || about.source != ip.destination {
+    if !apart::quoted(packet, ip, &mut about, &mut ports) || about.source != ip.destination {
         return Ruling::RefusedPolicy;
     }
     let (source, destination) = packet::ports(ports);
@@ -219,20 +233,24 @@ fn quoted(packet: Packet, ip: &Ip, (case, tcp): (&mut Case, Way)) -> Ruling {
         if case.own & CLIENT != 0 {
             return Ruling::RefusedPolicy;
         }
-        case.client = number(case.generation, &about.destination);
+        case.client = number(
+            case.generation,
+            &about.destination,
+            &maps::endpoint(&about.destination),
+        );
     }
-    case.protocol = about.protocol;
+    case.protocol = about.protocol.into();
     if about.protocol == IPPROTO_TCP {
         case.way = tcp;
     }
     // The packet that it is about went the other way; and perhaps as an answer.
     case.port = source;
-    let ruling = judge(case);
+    let ruling = apart::judge(case);
     if ruling.passes() {
         return ruling;
     }
     case.reverse(destination);
-    judge(case)
+    apart::judge(case)
 }
 
 /// From now on answers to this packet may come.

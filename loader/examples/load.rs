@@ -41,8 +41,8 @@ fn main() -> Outcome {
 fn run(wanted: &[Attachment], cgroup: &AbsolutePath) -> Outcome {
     let loaded = Loaded::load(Controls::default())
         .inspect_err(|error| println!("{}", error.log().unwrap_or_default()))?;
-    for name in loaded.programs() {
-        println!("loaded {name}");
+    for (name, count) in loaded.verified()? {
+        println!("verified {name} {count}");
     }
     contents()?;
     for attachment in wanted {

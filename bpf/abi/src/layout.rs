@@ -47,11 +47,11 @@ impl Config {
     pub const KEEP_REVOKED: u32 = 1 << 8;
 }
 
-/// Whose an address is: value of the ipcache.
+/// Whose an address is: value of the ipcache. All zeros: nobody's.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Endpoint {
-    /// [`crate::THIS_NODE`], or 2 and up for another node; never 0.
+    /// [`crate::THIS_NODE`], or 2 and up for another node; never 0 in the ipcache.
     pub node: u32,
     /// Workload id; 0 for an address of the node's network that no known workload has.
     pub workload: u32,
@@ -59,6 +59,22 @@ pub struct Endpoint {
     pub ifindex: u32,
     /// Zero.
     pub reserved: u32,
+}
+
+impl Endpoint {
+    /// Whether it is anybody's: a workload's, or in the network of a node.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_known(&self) -> bool {
+        self.node != 0
+    }
+
+    /// Whether it is a workload's of this node.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_own(&self) -> bool {
+        self.node == crate::THIS_NODE && self.workload != 0
+    }
 }
 
 /// A network namespace that has been taken over, by its cookie (`SO_NETNS_COOKIE`).

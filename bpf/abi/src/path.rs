@@ -72,28 +72,28 @@ pub enum Path {
 
 /// Decides the path of packets from a workload of this node to whatever `peer` is.
 #[inline(always)]
-pub const fn path_of(policy: Policy, peer: Option<&Endpoint>) -> Path {
+pub const fn path_of(policy: Policy, peer: &Endpoint) -> Path {
     match peer {
         // An address of this node's network that is no workload's is the host's own (a gateway).
-        None
-        | Some(Endpoint {
+        Endpoint { node: 0, .. }
+        | Endpoint {
             node: THIS_NODE,
             workload: 0,
             ..
-        }) => {
+        } => {
             if policy.allow_outside {
                 Path::Outside
             } else {
                 Path::Deny
             }
         }
-        Some(Endpoint {
+        Endpoint {
             node: THIS_NODE, ..
-        }) if policy.mode.seals_same_node() => Path::Seal,
-        Some(Endpoint {
+        } if policy.mode.seals_same_node() => Path::Seal,
+        Endpoint {
             node: THIS_NODE, ..
-        }) => Path::Local,
-        Some(_) => Path::Tunnel,
+        } => Path::Local,
+        _ => Path::Tunnel,
     }
 }
 
@@ -101,7 +101,7 @@ pub const fn path_of(policy: Policy, peer: Option<&Endpoint>) -> Path {
 /// is. Differs from [`path_of`] for other nodes alone: packets always go into WireGuard, and a
 /// connection may have to be sealed inside of it.
 #[inline(always)]
-pub const fn connection_of(policy: Policy, peer: Option<&Endpoint>) -> Path {
+pub const fn connection_of(policy: Policy, peer: &Endpoint) -> Path {
     match path_of(policy, peer) {
         Path::Tunnel if policy.mode.seals_between_nodes() => Path::Seal,
         path => path,
@@ -147,7 +147,7 @@ mod tests {
     /// Mode, `allow_outside`, peer, path of packets, path of connections.
     #[test]
     fn golden() {
-        let (here, there) = (Some(at(1, 7)), Some(at(2, 0)));
+        let (here, there, nobody) = (at(1, 7), at(2, 0), Endpoint::default());
         let cases = [
             (Mode::SameNode, true, here, Path::Seal, Path::Seal),
             (Mode::Never, true, here, Path::Local, Path::Local),
@@ -157,39 +157,18 @@ mod tests {
             (Mode::Never, false, there, Path::Tunnel, Path::Tunnel),
             (Mode::Always, false, there, Path::Tunnel, Path::Seal),
             (Mode::CrossNode, false, there, Path::Tunnel, Path::Seal),
-            (
-                Mode::Never,
-                false,
-                Some(at(2, 9)),
-                Path::Tunnel,
-                Path::Tunnel,
-            ),
-            (
-                Mode::Always,
-                true,
-                Some(at(1, 0)),
-                Path::Outside,
-                Path::Outside,
-            ),
-            (
-                Mode::SameNode,
-                false,
-                Some(at(1, 0)),
-                Path::Deny,
-                Path::Deny,
-            ),
-            (Mode::CrossNode, true, None, Path::Outside, Path::Outside),
-            (Mode::SameNode, false, None, Path::Deny, Path::Deny),
+            (Mode::Never, false, at(2, 9), Path::Tunnel, Path::Tunnel),
+            (Mode::Always, true, at(1, 0), Path::Outside, Path::Outside),
+            (Mode::SameNode, false, at(1, 0), Path::Deny, Path::Deny),
+            (Mode::CrossNode, true, nobody, Path::Outside, Path::Outside),
+            (Mode::SameNode, false, nobody, Path::Deny, Path::Deny),
         ];
         for (mode, allow_outside, peer, packet, connection) in cases {
             let policy = Policy {
                 mode,
                 allow_outside,
             };
-            let got = (
-                path_of(policy, peer.as_ref()),
-                connection_of(policy, peer.as_ref()),
-            );
+            let got = (path_of(policy, &peer), connection_of(policy, &peer));
             assert_eq!(got, (packet, connection), "{mode:?} {peer:?}");
         }
     }
@@ -201,8 +180,8 @@ mod tests {
         #[test]
         fn a_mode_decides_sealing_and_nothing_else(mode in 0usize..4, allow_outside: bool, known: bool, node in 1u32..4, workload in 0u32..3) {
             let policy = Policy { mode: MODES[mode], allow_outside };
-            let peer = known.then(|| at(node, workload));
-            let (packet, connection) = (path_of(policy, peer.as_ref()), connection_of(policy, peer.as_ref()));
+            let peer = known.then(|| at(node, workload)).unwrap_or_default();
+            let (packet, connection) = (path_of(policy, &peer), connection_of(policy, &peer));
             let is_outside = !known || (node == THIS_NODE && workload == 0);
             let seals = if node == THIS_NODE { policy.mode.seals_same_node() } else { policy.mode.seals_between_nodes() };
             assert_eq!(packet == Path::Tunnel, !is_outside && node != THIS_NODE);

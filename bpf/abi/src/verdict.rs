@@ -176,6 +176,19 @@ impl Side {
         }
     }
 
+    /// The side that `raw` stands for.
+    #[inline(always)]
+    pub const fn from_raw(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// It as a number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_raw(self) -> u64 {
+        self.0
+    }
+
     /// This rule allows it.
     #[inline(always)]
     pub const fn granted(grant: Grant) -> Self {
@@ -204,6 +217,7 @@ impl Side {
 }
 
 /// How a connection, or a packet, would go if there were no policies.
+#[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// TCP that mTLS seals, inside of this node.
@@ -230,6 +244,17 @@ pub enum Ruling {
 }
 
 impl Ruling {
+    /// The ruling that `raw` stands for; what is unknown is refused.
+    #[inline(always)]
+    pub const fn from_raw(raw: u32) -> Self {
+        match raw {
+            0 => Self::Pass,
+            1 => Self::PassPlain,
+            3 => Self::RefusedMtls,
+            _ => Self::RefusedPolicy,
+        }
+    }
+
     /// Whether it passes in one way or another.
     #[inline(always)]
     #[must_use]
@@ -287,6 +312,15 @@ mod tests {
         ] {
             let got = ruling(grant(1, client), grant(2, server), way);
             assert_eq!(got, expected, "{client:?} {server:?} {way:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_no_ruling_refuses() {
+        for raw in 0..9 {
+            let ruling = Ruling::from_raw(raw);
+            let is_one = raw <= Ruling::RefusedMtls as u32;
+            assert!(ruling as u32 == raw || !is_one && ruling == Ruling::RefusedPolicy);
         }
     }
 

@@ -112,9 +112,19 @@ impl Loaded {
         Ok(loaded)
     }
 
-    /// Names of all programs, in no order.
-    pub fn programs(&self) -> impl Iterator<Item = &str> {
-        self.ebpf.programs().map(|(name, _)| name)
+    /// Names of all programs, in no order, with the number of instructions that the verifier went through for each.
+    ///
+    /// # Errors
+    /// The kernel does not say (before 5.16).
+    pub fn verified(&self) -> Result<Vec<(&str, u32)>, Error> {
+        let count = |(name, program): (_, &Program)| {
+            let fail = |why| Error::new("look at program", name, why);
+            let info = program.info().map_err(|e| fail(io::Error::other(e)))?;
+            let count = info.verified_instruction_count();
+            let count = count.ok_or_else(|| fail(io::ErrorKind::Unsupported.into()))?;
+            Ok((name, count))
+        };
+        self.ebpf.programs().map(count).collect()
     }
 
     /// The descriptor of a program.
