@@ -180,7 +180,7 @@ mod tests {
         #[test]
         fn a_mode_decides_sealing_and_nothing_else(mode in 0usize..4, allow_outside: bool, known: bool, node in 1u32..4, workload in 0u32..3) {
             let policy = Policy { mode: MODES[mode], allow_outside };
-            let peer = known.then(|| at(node, workload)).unwrap_or_default();
+            let peer = if known { at(node, workload) } else { Endpoint::default() };
             let (packet, connection) = (path_of(policy, &peer), connection_of(policy, &peer));
             let is_outside = !known || (node == THIS_NODE && workload == 0);
             let seals = if node == THIS_NODE { policy.mode.seals_same_node() } else { policy.mode.seals_between_nodes() };
