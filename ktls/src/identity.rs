@@ -203,6 +203,7 @@ impl Trust {
     }
 
     /// The same, with what `old` has where a bundle of another trust domain is unusable; see [`Identity::load_without`].
+    #[cfg(feature = "helper")]
     pub(crate) fn load_without(
         directory: &Path,
         domain: &str,
