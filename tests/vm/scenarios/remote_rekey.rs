@@ -15,13 +15,13 @@ use underseal_vm::{Lab, Process, VmOptions};
 
 use crate::faults::{self, Count};
 
-const LIMIT: &str = "2MiB";
-/// Bytes each way, for which a key of [`LIMIT`] must be replaced four times.
-const MUCH: u64 = 9 << 20;
+const LIMIT: &str = "3MiB";
+/// Bytes each way, for which a key of [`LIMIT`] must be replaced three times.
+const MUCH: u64 = 10 << 20;
 /// How many of the two kinds of programs each.
 const CONNECTIONS: u64 = 1;
 /// How often each direction must have been given a new key.
-const OFTEN: u64 = 3;
+const OFTEN: u64 = 2;
 
 pub(crate) fn run(lab: &Lab) -> Result<()> {
     let settings = settings(LIMIT);
@@ -100,7 +100,8 @@ const STOPS: &[(usize, &str, Fate)] = &[
     (1, "replaced:1", Fate::IsReset),
 ];
 
-/// One connection. Its other direction goes on while no helper runs, and must not come to its end by that.
+/// One connection. It goes on while no helper runs, and must not come to its end by that: what it says is more than the
+/// first limit and less than the second.
 fn killed(stage: &Stage) -> Result<()> {
     let sites = [&stage.a, &stage.b];
     for (site, other) in [(sites[0], sites[1]), (sites[1], sites[0])] {
@@ -114,7 +115,7 @@ fn killed(stage: &Stage) -> Result<()> {
         let (killed, other) = (sites[*which], sites[1 - which]);
         let first = killed.start_twin(&killed.vm.node().env("UNDERSEAL_STOP", stop_at))?;
         let beside = start(other)?;
-        let (client, server) = load(stage, 7001, "threads", 20 << 20)?;
+        let (client, server) = load(stage, 7001, "threads", 14 << 20)?;
         let stopped = format!("grep -q '^State:.T' /proc/{}/status", first.pid());
         killed
             .vm
