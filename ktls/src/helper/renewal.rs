@@ -276,6 +276,7 @@ impl<S> Renewals<S> {
         let found = found.filter(|(conn, _)| Some(conn.node) == node);
         match (sought, found) {
             (Sought::Own(conn), Some((_, socket))) => {
+                debug!("asks the other node again about {}", Route(&conn));
                 let able = here.replaces_keys();
                 self.say(link, id, Renewal::Ask(key(&conn), able));
                 self.put_in(Open::new(conn, socket, (link, id), able, now), true);

@@ -39,6 +39,8 @@ mod real_servers;
 mod recheck;
 mod refused;
 mod rekey;
+mod remote_recheck;
+mod remote_rekey;
 mod session;
 mod shapes;
 mod smoke;
@@ -93,6 +95,8 @@ const ALL: &[Scenario] = &[
     at_leisure(one("key_limit", key_limit::run)),
     at_leisure(one("rekey", rekey::run)),
     in_turn(&["7.3"], one("recheck", recheck::run)),
+    at_leisure(two("remote_recheck", remote_recheck::run)),
+    at_leisure(two("remote_rekey", remote_rekey::run)),
     at_leisure(one("auto_cipher", auto_cipher::run)),
     at_leisure(one("faults_storm", faults_storm::run)),
     at_leisure(one("faults_scarce", faults_storm::scarce)),

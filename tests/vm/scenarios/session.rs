@@ -1,4 +1,4 @@
-//! What `identities` and `recheck` share: a connection over which somebody types.
+//! What `identities`, `recheck` and `remote_recheck` share: a connection over which somebody types.
 
 use std::time::Duration;
 
@@ -9,29 +9,38 @@ use underseal_vm::site::Site;
 const PATIENCE: Duration = Duration::from_secs(60);
 const KILL: i32 = 9;
 
-/// A sealed connection to `cart` that lines are sent over.
+/// A sealed connection that lines are sent over.
 pub(crate) struct Session<'a> {
-    site: &'a Site,
-    from: &'a str,
+    from: (&'a Site, &'a str),
+    to: (&'a Site, &'a str),
     port: u16,
     client: Process<'a>,
 }
 
 impl<'a> Session<'a> {
-    /// One from the workload `from`, over which a line has been sent.
+    /// One from the workload `from` to `cart`, over which a line has been sent.
     pub(crate) fn open(site: &'a Site, from: &'a str, port: u16) -> Result<Self> {
-        site.inside("cart")
+        Self::between((site, from), (site, "cart"), port)
+    }
+
+    /// The same between any two workloads.
+    pub(crate) fn between(
+        from: (&'a Site, &'a str),
+        to: (&'a Site, &'a str),
+        port: u16,
+    ) -> Result<Self> {
+        to.0.inside(to.1)
             .spawn(&format!("exec nc -l {port} >/tmp/heard{port}"))?;
-        let cart = site.workload("cart");
-        cart.wait_for_port(&site.vm, port)?;
-        site.vm.sh(&format!("touch /tmp/typed{port}"))?;
-        let client = site.inside(from).spawn(&format!(
+        let server = to.0.workload(to.1);
+        server.wait_for_port(&to.0.vm, port)?;
+        from.0.vm.sh(&format!("touch /tmp/typed{port}"))?;
+        let client = from.0.inside(from.1).spawn(&format!(
             "tail -n +1 -f /tmp/typed{port} | exec nc {} {port}",
-            cart.v4
+            server.v4
         ))?;
         let session = Self {
-            site,
             from,
+            to,
             port,
             client,
         };
@@ -42,10 +51,9 @@ impl<'a> Session<'a> {
     /// Sends a line, and waits until the server has it.
     pub(crate) fn says(&self, line: &str) -> Result<()> {
         let port = self.port;
-        self.site
-            .vm
-            .sh(&format!("echo '{line}' >>/tmp/typed{port}"))?;
-        self.site.vm.wait_until(
+        let (client, server) = (&self.from.0.vm, &self.to.0.vm);
+        client.sh(&format!("echo '{line}' >>/tmp/typed{port}"))?;
+        server.wait_until(
             &format!("grep -q '{line}' /tmp/heard{port}"),
             PATIENCE,
             line,
@@ -55,18 +63,19 @@ impl<'a> Session<'a> {
     /// It has been ended; neither end has a socket of it.
     pub(crate) fn ends(&self) -> Result<()> {
         let port = self.port;
-        self.site.inside("cart").wait_until(
+        let ((client, from), (server, to)) = (self.from, self.to);
+        server.inside(to).wait_until(
             &format!("test -z \"$(ss -Htn state established '( sport = :{port} )')\""),
             PATIENCE,
             "the end of a connection that is refused now",
         )?;
-        self.site.inside(self.from).wait_until(
+        client.inside(from).wait_until(
             &format!("test -z \"$(ss -Htn state established '( dport = :{port} )')\""),
             PATIENCE,
             "the end of it at the client",
         )?;
         // tail goes when it writes next.
-        self.site.vm.sh(&format!("echo end >>/tmp/typed{port}"))?;
+        client.vm.sh(&format!("echo end >>/tmp/typed{port}"))?;
         self.client.signal(KILL).context("the client")
     }
 }
