@@ -38,6 +38,7 @@ mod real_servers;
 mod recheck;
 mod refused;
 mod rekey;
+mod rotate_key;
 mod session;
 mod shapes;
 mod smoke;
@@ -89,6 +90,8 @@ const ALL: &[Scenario] = &[
     at_leisure(one("key_limit", key_limit::run)),
     at_leisure(one("rekey", rekey::run)),
     in_turn(&["7.3"], one("recheck", recheck::run)),
+    in_turn(&["7.3"], two("rotate_key", rotate_key::two)),
+    at_leisure(three("rotate_key_three", rotate_key::three)),
     at_leisure(one("auto_cipher", auto_cipher::run)),
     at_leisure(one("faults_storm", faults_storm::run)),
     at_leisure(one("faults_scarce", faults_storm::scarce)),
@@ -111,6 +114,13 @@ const fn two(name: &'static str, run: Run) -> Scenario {
         everyday: &LINES,
         machines: 2,
         run,
+    }
+}
+
+const fn three(name: &'static str, run: Run) -> Scenario {
+    Scenario {
+        machines: 3,
+        ..one(name, run)
     }
 }
 
