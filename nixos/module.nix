@@ -29,6 +29,14 @@ let
   file = toml.generate "underseal.toml" (lib.filterAttrs (_: value: value != null) cfg.settings);
   hasWireguard = cfg.settings.wireguard != null || cfg.settings.peer != [ ];
   port = if cfg.settings.wireguard == null then 51871 else cfg.settings.wireguard.port;
+  # Keys that are replaced have devices on the three ports after it.
+  generations =
+    lib.filter (it: it.generation or 0 != 0) cfg.settings.peer != [ ]
+    || (
+      cfg.settings.wireguard != null
+      && (cfg.settings.wireguard.generation or 0 != 0 || cfg.settings.wireguard.next or null != null)
+    );
+  ports = [ port ] ++ lib.optionals generations [ (port + 1) (port + 2) (port + 3) ];
   devices = map (
     uplink: "sys-subsystem-net-devices-${utils.escapeSystemdPath uplink}.device"
   ) cfg.settings.node.uplinks;
@@ -47,7 +55,7 @@ in
 
     openFirewall =
       optional types.bool true
-        "Whether WireGuard's UDP port is opened, if there is a WireGuard device.";
+        "Whether WireGuard's UDP port is opened, if there is a WireGuard device; with generations of keys, the three after it too.";
 
     pki.enable = lib.mkEnableOption ''
       the timer that renews certificates of the built-in CA, on a node where `underseal pki init`
@@ -192,7 +200,7 @@ in
 
     environment.systemPackages = [ cfg.package ];
     environment.etc."underseal/underseal.toml".source = file;
-    networking.firewall.allowedUDPPorts = lib.mkIf (cfg.openFirewall && hasWireguard) [ port ];
+    networking.firewall.allowedUDPPorts = lib.mkIf (cfg.openFirewall && hasWireguard) ports;
 
     # The units are the package's. Here is only what NixOS keeps outside of units, and the uplinks.
     systemd.packages = [ cfg.package ];

@@ -6,7 +6,7 @@
 use underseal_abi::{Config, Counter, Endpoint, Path, THIS_NODE, is_link_scope, path_of};
 
 use crate::{
-    apart, maps,
+    apart, maps, notice,
     packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IGMP, IPPROTO_TCP, Ip, Packet},
     policy::{self, CLIENT, SERVER},
 };
@@ -56,9 +56,15 @@ pub fn from_workload(packet: Packet) -> i32 {
     }
     match path_of(maps::policy(&config), &peer) {
         Path::Tunnel if config.wireguard == 0 => refuse(packet, Counter::DropUnreachable),
+        // Nodes believe what such packets say: no workload may speak for its node.
+        Path::Tunnel if notice::kind(packet, &ip).is_some() => refuse(packet, Counter::DropSpoofed),
         Path::Tunnel => {
             maps::count(Counter::ToWireguard, packet.len());
-            packet.redirect(config.wireguard)
+            packet.redirect(if peer.ifindex == 0 {
+                config.wireguard
+            } else {
+                peer.ifindex
+            })
         }
         Path::Seal if !may_pass_beside_mtls(&config, &ip) => refuse(packet, Counter::DropNonTcp),
         Path::Seal | Path::Local => deliver(packet, &peer, Counter::SameNode),
@@ -105,6 +111,22 @@ pub fn to_workload(packet: Packet) -> i32 {
     }
 }
 
+/// The host's own stack sends a packet to another node, by the device that has the routes. Another one may have the
+/// session.
+#[inline(always)]
+pub fn to_wireguard(packet: Packet) -> i32 {
+    let mut ip = Ip::default();
+    if !apart::read_ip(packet, &mut ip) {
+        return NEXT;
+    }
+    let to = maps::endpoint(&ip.destination);
+    if to.is_known() && to.node != THIS_NODE && to.ifindex != 0 && to.ifindex != packet.ifindex() {
+        packet.redirect(to.ifindex)
+    } else {
+        NEXT
+    }
+}
+
 /// WireGuard has decrypted a packet. It has also checked that the source belongs to the peer.
 #[inline(always)]
 pub fn from_wireguard(packet: Packet) -> i32 {
@@ -112,11 +134,27 @@ pub fn from_wireguard(packet: Packet) -> i32 {
     if !apart::read_ip(packet, &mut ip) {
         return NEXT;
     }
+    let config = maps::config();
+    if let Some(kind) = notice::kind(packet, &ip) {
+        return if notice::came(packet, &config, &ip, kind) {
+            packet.redirect(packet.ifindex())
+        } else {
+            DROP
+        };
+    }
+    if config.flags & Config::ROTATING != 0 {
+        notice::follow(packet, &config, &ip.source);
+    }
     let to = maps::endpoint(&ip.destination);
     if !to.is_own() {
-        return NEXT;
+        // The host knows one device, which has the addresses: its firewall and its routes are about that.
+        return if config.wireguard != 0 && config.wireguard != packet.ifindex() {
+            packet.redirect_ingress(config.wireguard)
+        } else {
+            NEXT
+        };
     }
-    if let Some(counter) = refusal(packet, &maps::config(), &ip, SERVER) {
+    if let Some(counter) = refusal(packet, &config, &ip, SERVER) {
         return refuse(packet, counter);
     }
     deliver(packet, &to, Counter::FromWireguard)
@@ -166,7 +204,7 @@ fn may_pass_on_link(config: &Config, ip: &Ip) -> bool {
         node: THIS_NODE,
         workload: 1,
         ifindex: 0,
-        reserved: 0,
+        next: 0,
     };
     let is_sealing = path_of(maps::policy(config), &NEIGHBOUR) == Path::Seal;
     if !is_sealing && config.policy == 0 {

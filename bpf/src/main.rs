@@ -12,6 +12,7 @@ mod guard;
 mod hold;
 mod iterate;
 mod maps;
+mod notice;
 mod offsets;
 mod packet;
 mod policy;
@@ -144,6 +145,11 @@ pub fn to_workload(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn from_wireguard(ctx: TcContext) -> i32 {
     forward::from_wireguard(Packet(ctx.skb.skb))
+}
+
+#[classifier]
+pub fn to_wireguard(ctx: TcContext) -> i32 {
+    forward::to_wireguard(Packet(ctx.skb.skb))
 }
 
 #[classifier]

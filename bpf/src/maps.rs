@@ -7,7 +7,7 @@ use aya_ebpf::{
     btf_maps::{
         Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage, lpm_trie::Key,
     },
-    helpers::generated::bpf_sk_storage_get,
+    helpers::generated::{bpf_map_lookup_elem, bpf_sk_storage_get},
     macros::btf_map,
 };
 use underseal_abi::{
@@ -136,10 +136,24 @@ pub fn endpoint(ip: &[u8; 16]) -> Endpoint {
         node: 0,
         workload: 0,
         ifindex: 0,
-        reserved: 0,
+        next: 0,
     };
     apart::find_endpoint(ip, &mut endpoint);
     endpoint
+}
+
+/// Notes which device leads to the network that has `ip`; nothing if that is not known.
+#[inline(never)]
+pub fn set_leading(ip: &[u8; 16], ifindex: u32) {
+    let key = Key::new(128, *ip);
+    // SAFETY: the map and the key are what the helper demands: this map, and a key of its size.
+    let value: *mut Endpoint =
+        unsafe { bpf_map_lookup_elem(addr_of!(IPCACHE).cast_mut().cast(), addr_of!(key).cast()) }
+            .cast();
+    if !value.is_null() {
+        // SAFETY: not null, so it points to an element; a u32 store, and elements are freed after RCU.
+        unsafe { (&raw mut (*value).ifindex).write_volatile(ifindex) }
+    }
 }
 
 /// The same, if it is anybody's. Called through `apart`, like what follows, and so with a stack of its own: all functions

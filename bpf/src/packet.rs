@@ -3,10 +3,10 @@
 use core::ptr::{addr_of, read_volatile};
 
 use aya_ebpf::{
-    bindings::{__sk_buff, bpf_hdr_start_off::BPF_HDR_START_NET, bpf_sock},
+    bindings::{__sk_buff, BPF_F_INGRESS, bpf_hdr_start_off::BPF_HDR_START_NET, bpf_sock},
     helpers::generated::{
         bpf_redirect, bpf_redirect_peer, bpf_sk_fullsock, bpf_skb_change_type, bpf_skb_load_bytes,
-        bpf_skb_load_bytes_relative,
+        bpf_skb_load_bytes_relative, bpf_skb_store_bytes,
     },
 };
 use underseal_abi::{Segment, ip_key};
@@ -437,6 +437,43 @@ impl Packet {
     pub fn redirect(self, ifindex: u32) -> i32 {
         // SAFETY: plain integers.
         unsafe { bpf_redirect(ifindex, 0) as i32 }
+    }
+
+    /// Hands the packet to the stack, as if the device `ifindex` had received it.
+    #[inline(always)]
+    pub fn redirect_ingress(self, ifindex: u32) -> i32 {
+        // SAFETY: plain integers.
+        unsafe { bpf_redirect(ifindex, u64::from(BPF_F_INGRESS)) as i32 }
+    }
+
+    /// Makes a notice its own answer: source and destination change places (no checksum minds), and the kind is another
+    /// one. Only on devices without a link-layer header, without IP options and extension headers; false for all others.
+    #[inline(never)]
+    pub fn answer(self, ip: &Ip, kind: u8) -> bool {
+        let mut addresses = [0u8; 32];
+        let turned = match (
+            u16::from_be(field!(self.0, protocol) as u16).into(),
+            ip.transport,
+        ) {
+            (ETH_P_IP, 20) => match self.bytes::<8>(12) {
+                Some([a, b, c, d, e, f, g, h]) => self.store(12, &[e, f, g, h, a, b, c, d]),
+                None => false,
+            },
+            (ETH_P_IPV6, 40) => {
+                addresses[..16].copy_from_slice(&ip.destination);
+                addresses[16..].copy_from_slice(&ip.source);
+                self.store(8, &addresses)
+            }
+            _ => false,
+        };
+        turned && self.store(ip.transport + 8, &[kind])
+    }
+
+    /// Writes `N` bytes at `offset` from the start of the buffer.
+    #[inline(always)]
+    fn store<const N: usize>(self, offset: u32, bytes: &[u8; N]) -> bool {
+        // SAFETY: this program's own context; the helper reads exactly N bytes.
+        unsafe { bpf_skb_store_bytes(self.0, offset, bytes.as_ptr().cast(), N as u32, 0) == 0 }
     }
 
     /// Hands the packet to the other end of the veth `ifindex`, in the workload's namespace.

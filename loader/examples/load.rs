@@ -76,10 +76,12 @@ fn contents() -> Outcome {
     for net in ["10.1.0.0/24", "fd00:1::10/128"] {
         maps::set_endpoint(
             net.parse()?,
-            Endpoint {
+            &Endpoint {
                 node: 1,
                 workload: 7,
                 ifindex: 0,
+                device: None,
+                next: None,
             },
         )?;
     }

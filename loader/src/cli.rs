@@ -14,6 +14,7 @@ use crate::commands::{
     self, Context, Error, Saying, apply, check, down, import, key, pki, plan, policy, status,
 };
 use crate::controls::Controls;
+use crate::kernel::switch::Insistence;
 use crate::report::Report;
 use anstream::{eprintln, print, println};
 use anstyle::{AnsiColor, Style};
@@ -47,13 +48,13 @@ enum Command {
     /// Show what apply would do
     Plan,
     /// Make the node what the configuration says
-    Apply(Wait),
+    Apply(Apply),
     /// Show the node as it is
     Status,
     /// Remove everything that apply has made
     Down(Wait),
     /// Print this node's WireGuard public key; make the key if there is none
-    Key,
+    Key(Key),
     /// Print what Kubernetes' policies and certificates are in this tool's configuration
     Import(import::Arguments),
     /// Who may talk to whom: list the rules, look at the maps, ask what would become of a connection
@@ -64,6 +65,22 @@ enum Command {
     /// Run the built-in CA: certificates of this node's workloads
     #[command(subcommand)]
     Pki(pki::Command),
+}
+
+#[derive(Args)]
+struct Key {
+    /// The key of [wireguard.next]
+    #[arg(long)]
+    next: bool,
+}
+
+#[derive(Args)]
+struct Apply {
+    #[command(flatten)]
+    wait: Wait,
+    /// Let a WireGuard key of this node go though peers still use it: they are cut off
+    #[arg(long)]
+    retire_key: bool,
 }
 
 #[derive(Args)]
@@ -83,7 +100,7 @@ pub fn main(controls: Controls) -> ExitCode {
         Saying::Step(_) => {}
     };
     let patience = match &cli.command {
-        Command::Apply(wait) | Command::Down(wait) => Duration::from_secs(wait.wait),
+        Command::Apply(Apply { wait, .. }) | Command::Down(wait) => Duration::from_secs(wait.wait),
         _ => Duration::ZERO,
     };
     let context = Context {
@@ -95,10 +112,18 @@ pub fn main(controls: Controls) -> ExitCode {
     let result = match cli.command {
         Command::Check => check::run(&context),
         Command::Plan => plan::run(&context),
-        Command::Apply(_) => apply::run(&context),
+        Command::Apply(Apply { retire_key, .. }) => {
+            let insistence = if retire_key {
+                Insistence::Nothing
+            } else {
+                Insistence::Sessions
+            };
+            apply::run(&context, insistence)
+        }
         Command::Status => status::run(&context),
         Command::Down(_) => down::run(&context),
-        Command::Key => key::run(&context),
+        Command::Key(Key { next: false }) => key::run(&context),
+        Command::Key(Key { next: true }) => key::next(&context),
         Command::Import(arguments) => import::run(&context, &arguments),
         Command::Policy(command) => policy::run(&context, command),
         Command::Ipcache => policy::ipcache(&context),

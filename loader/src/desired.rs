@@ -11,11 +11,12 @@ use underseal_abi::THIS_NODE;
 
 use crate::{
     config::{
-        Config,
+        self, Config,
         bundle::TrustBundle,
         choice::{Access, Existing},
-        value::{InterfaceName, Label, WorkloadName},
+        value::{AbsolutePath, Digest, InterfaceName, Label, PublicKey, WorkloadName},
     },
+    generation::{Number, Pair},
     policy,
     state::{
         Attachment, Bundle, Datapath, Endpoint, Facts, Found, Hook, Key, Live, Namespace, Node,
@@ -37,8 +38,10 @@ pub const DEFAULT_LOWAT: u32 = u32::MAX;
 #[must_use]
 pub fn desired(config: &Config, facts: &Facts) -> State {
     let ids = ids(config, facts);
+    let (wireguard, beside) = devices(config, facts);
     State {
-        wireguard: wireguard(config, facts),
+        wireguard,
+        beside,
         routes: routes(config),
         datapath: Some(Datapath {
             object: Some(facts.object),
@@ -94,35 +97,137 @@ fn ids(config: &Config, facts: &Facts) -> BTreeMap<WorkloadName, u32> {
     ids
 }
 
-fn wireguard(config: &Config, facts: &Facts) -> Option<Wireguard> {
-    let device = config.wireguard.as_ref()?;
-    let peers = config.peers.iter().map(|peer| {
-        let preshared_key = peer.preshared_key_file.as_ref().and_then(|file| {
+/// The device with the addresses, and those beside it that a pair of keys lives on.
+fn devices(
+    config: &Config,
+    facts: &Facts,
+) -> (Option<Wireguard>, BTreeMap<InterfaceName, Wireguard>) {
+    let Some((own, mtu)) = config.wireguard.as_ref().zip(tunnel_mtu(config, facts)) else {
+        return (None, BTreeMap::new());
+    };
+    let device = |number: Number| {
+        Some(Wireguard {
+            interface: number.interface(&own.interface)?,
+            up: true,
+            mtu,
+            port: number.port(own.port),
+            key: Key {
+                public: None,
+                file: None,
+            },
+            addresses: BTreeSet::new(),
+            peers: BTreeMap::new(),
+        })
+    };
+    let mut devices: BTreeMap<Number, Wireguard> = BTreeMap::new();
+    for identity in identities(own, facts) {
+        for peer in &config.peers {
+            let number = identity.pair(peer).here();
+            let Some(device) = device(number) else {
+                continue;
+            };
+            let device = devices.entry(number).or_insert(device);
+            device.key = identity.key.clone();
+            device.peers.insert(peer.public_key, identity.peer(peer));
+        }
+    }
+    // Nobody has to be told of a key that nobody uses; but it is made with the device.
+    if devices.is_empty()
+        && let (Some(face), Some(identity)) = (device(Number::FACE), identities(own, facts).first())
+    {
+        let key = identity.key.clone();
+        devices.insert(Number::FACE, Wireguard { key, ..face });
+    }
+    let face = devices
+        .remove(&Number::FACE)
+        .or_else(|| device(Number::FACE));
+    let face = face.map(|face| Wireguard {
+        addresses: own.addresses.iter().map(|address| address.0).collect(),
+        ..face
+    });
+    let beside = devices.into_values();
+    let beside = beside.map(|device| (device.interface.clone(), device));
+    (face, beside.collect())
+}
+
+/// A key of this node, with what goes with it.
+struct Identity<'a> {
+    generation: u32,
+    key: Key,
+    preshared_keys: &'a BTreeMap<PublicKey, Digest>,
+    preshared_key_file: fn(&config::Peer) -> Option<&AbsolutePath>,
+}
+
+impl Identity<'_> {
+    fn pair(&self, peer: &config::Peer) -> Pair {
+        Pair {
+            own: self.generation,
+            peer: peer.generation,
+        }
+    }
+
+    fn peer(&self, peer: &config::Peer) -> Peer {
+        let preshared_key = (self.preshared_key_file)(peer).and_then(|file| {
             Some(PresharedKey {
-                digest: *facts.preshared_keys.get(&peer.public_key)?,
+                digest: *self.preshared_keys.get(&peer.public_key)?,
                 file: Some(file.clone()),
             })
         });
-        let wanted = Peer {
-            endpoint: Some(peer.endpoint.0),
+        let mut endpoint = peer.endpoint.0;
+        endpoint.set_port(self.pair(peer).there().port(endpoint.port()));
+        Peer {
+            endpoint: Some(endpoint),
             networks: peer.networks.iter().map(|net| net.0).collect(),
             persistent_keepalive: peer.persistent_keepalive,
             preshared_key,
-        };
-        (peer.public_key, wanted)
-    });
-    Some(Wireguard {
-        interface: device.interface.clone(),
-        up: true,
-        mtu: tunnel_mtu(config, facts)?,
-        port: device.port,
+        }
+    }
+}
+
+/// The present key and, if there is one, the next.
+fn identities<'a>(own: &'a config::Wireguard, facts: &'a Facts) -> Vec<Identity<'a>> {
+    let present = Identity {
+        generation: own.generation,
         key: Key {
             public: facts.public_key,
-            file: Some(device.private_key_file.clone()),
+            file: Some(own.private_key_file.clone()),
         },
-        addresses: device.addresses.iter().map(|address| address.0).collect(),
-        peers: peers.collect(),
-    })
+        preshared_keys: &facts.preshared_keys,
+        preshared_key_file: |peer| peer.preshared_key_file.as_ref(),
+    };
+    let next = own.next.as_ref().map(|next| Identity {
+        generation: own.generation + 1,
+        key: Key {
+            public: facts.next_public_key,
+            file: Some(next.private_key_file.clone()),
+        },
+        preshared_keys: &facts.next_preshared_keys,
+        preshared_key_file: |peer| peer.next_preshared_key_file.as_ref(),
+    });
+    std::iter::once(present).chain(next).collect()
+}
+
+/// The devices that may lead to a peer: that of the present key, and that of the next, if there is one.
+#[must_use]
+pub fn ways(
+    config: &Config,
+    peer: &config::Peer,
+) -> (Option<InterfaceName>, Option<InterfaceName>) {
+    let Some(own) = &config.wireguard else {
+        return (None, None);
+    };
+    let way = |generation| {
+        let pair = Pair {
+            own: generation,
+            peer: peer.generation,
+        };
+        pair.here().interface(&own.interface)
+    };
+    let next = own.next.as_ref();
+    (
+        way(own.generation),
+        next.and_then(|_| way(own.generation + 1)),
+    )
 }
 
 /// MTU of the WireGuard device, bytes; `None` if there is no device.
@@ -160,6 +265,10 @@ fn settings(config: &Config) -> Settings {
         keep_existing: config.seal.existing == Existing::Keep,
         keep_revoked: !config.seal.close_revoked,
         rekey_after: config.seal.rekey_after,
+        rotating: config
+            .wireguard
+            .as_ref()
+            .is_some_and(|own| own.next.is_some()),
         recheck: config.seal.recheck.seconds(),
     }
 }
@@ -173,6 +282,8 @@ fn ipcache(
         node,
         workload: 0,
         ifindex: 0,
+        device: None,
+        next: None,
     };
     let own = config
         .node
@@ -181,7 +292,10 @@ fn ipcache(
         .map(|net| (net.0, whole(THIS_NODE)));
     let others = (THIS_NODE + 1..)
         .zip(&config.peers)
-        .flat_map(|(node, peer)| peer.networks.iter().map(move |net| (net.0, whole(node))));
+        .flat_map(|(node, peer)| {
+            let networks = peer.networks.iter();
+            networks.map(move |net| (net.0, to_peer(config, facts, (node, peer), net.0)))
+        });
     // After the networks: a network of one address gives way to the workload that has it.
     let single = config.workloads.iter().flat_map(|workload| {
         let found = facts.namespaces.get(&workload.name);
@@ -190,13 +304,39 @@ fn ipcache(
             node: THIS_NODE,
             workload: ids[&workload.name],
             ifindex: veth.map_or(0, |veth| veth.host.index),
+            device: None,
+            next: None,
         };
         workload
             .addresses
             .iter()
-            .map(move |address| (IpNet::from(address.0), endpoint))
+            .map(move |address| (IpNet::from(address.0), endpoint.clone()))
     });
     own.chain(others).chain(single).collect()
+}
+
+/// Where a network of a peer is. While this node has a next key, the peer may use either, and the map knows which one:
+/// the peer has said so.
+fn to_peer(
+    config: &Config,
+    facts: &Facts,
+    (node, peer): (u32, &config::Peer),
+    network: IpNet,
+) -> Endpoint {
+    let (present, next) = ways(config, peer);
+    let leading = facts.leading.get(&network);
+    let device = match &next {
+        Some(next) if leading == Some(next) => Some(next.clone()),
+        _ => present,
+    };
+    let face = config.wireguard.as_ref().map(|own| &own.interface);
+    Endpoint {
+        node,
+        workload: 0,
+        ifindex: 0,
+        device: device.filter(|device| Some(device) != face),
+        next,
+    }
 }
 
 fn workloads(
@@ -276,7 +416,9 @@ fn attachments(config: &Config, facts: &Facts) -> BTreeSet<Attachment> {
         .values()
         .filter_map(|found| found.live.veth.as_ref());
     let hosts: Vec<&InterfaceName> = veths.map(|veth| &veth.host.name).collect();
-    let device: Vec<&InterfaceName> = config.wireguard.iter().map(|w| &w.interface).collect();
+    let (face, beside) = devices(config, facts);
+    let face: Vec<&InterfaceName> = face.iter().map(|w| &w.interface).collect();
+    let tunnels: Vec<&InterfaceName> = face.iter().copied().chain(beside.keys()).collect();
     let uplinks: Vec<&InterfaceName> = config.node.uplinks.iter().collect();
     let mut wanted = BTreeSet::new();
     for (program, _, hook) in Program::ALL {
@@ -285,7 +427,9 @@ fn attachments(config: &Config, facts: &Facts) -> BTreeSet<Attachment> {
             (_, Hook::Cgroup(_)) => vec![Target::Cgroup(config.node.cgroup.clone())],
             (_, Hook::Kernel) => vec![Target::Kernel],
             (Program::UplinkEgress | Program::UplinkIngress, _) => interfaces(&uplinks),
-            (Program::FromWireguard, _) => interfaces(&device),
+            (Program::FromWireguard, _) => interfaces(&tunnels),
+            (Program::ToWireguard, _) if beside.is_empty() => Vec::new(),
+            (Program::ToWireguard, _) => interfaces(&face),
             (_, Hook::Ingress | Hook::Egress) => interfaces(&hosts),
         };
         wanted.extend(targets.into_iter().map(|target| Attachment {

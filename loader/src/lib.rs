@@ -8,6 +8,7 @@ pub mod config;
 pub mod controls;
 pub mod desired;
 pub mod execute;
+pub mod generation;
 pub mod import;
 pub mod kernel;
 pub mod op;
@@ -15,6 +16,7 @@ pub mod pki;
 pub mod plan;
 pub mod policy;
 pub mod report;
+pub mod rotation;
 pub mod state;
 mod sys;
 

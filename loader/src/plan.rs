@@ -5,12 +5,15 @@
 //! workloads' own namespaces. Removal goes the exact reverse way, after everything that is added.
 
 mod policies;
+mod tunnel;
+
+pub use self::tunnel::notices;
 
 use crate::{
     config::value::{AbsolutePath, InterfaceName},
     desired::DEFAULT_LOWAT,
     op::{DatapathOp, DeviceChange, DeviceOp, NamespaceChange, NamespaceOp, NetnsEntry, Op},
-    state::{Datapath, Namespace, Peer, PresharedKey, Saved, State, Veth, Wireguard},
+    state::{Datapath, Namespace, Saved, State, Veth},
 };
 
 /// The steps that turn `observed` into `desired`; none if there is nothing to do.
@@ -27,10 +30,10 @@ pub fn plan(desired: &State, observed: &State) -> Vec<Op> {
 /// The order.
 const STAGES: [fn(&State, &State) -> Stage; 7] = [
     programs,
-    device,
+    tunnel::devices,
     contents,
     attachments,
-    tunnel,
+    tunnel::ways,
     namespaces,
     stamp,
 ];
@@ -74,104 +77,6 @@ fn stamp(desired: &State, observed: &State) -> Stage {
     stage
 }
 
-fn device(desired: &State, observed: &State) -> Stage {
-    let mut stage = Stage::default();
-    let found = observed.wireguard.as_ref();
-    let same = found.filter(|found| {
-        desired
-            .wireguard
-            .as_ref()
-            .is_some_and(|wanted| wanted.interface == found.interface)
-    });
-    if let Some(found) = found
-        && same.is_none()
-    {
-        // Two devices cannot use one port, so the old one is silent before the new one speaks.
-        if desired.wireguard.is_some() && found.up {
-            stage.add.push(change(&found.interface, DeviceChange::Down));
-        }
-        stage
-            .remove
-            .push(change(&found.interface, DeviceChange::Delete));
-    }
-    if let Some(wanted) = &desired.wireguard {
-        let changes = device_additions(wanted, same);
-        stage
-            .add
-            .extend(changes.into_iter().map(|c| change(&wanted.interface, c)));
-        let removals = same.map_or_else(Vec::new, |found| device_removals(wanted, found));
-        stage
-            .remove
-            .extend(removals.into_iter().map(|c| change(&wanted.interface, c)));
-    }
-    stage
-}
-
-fn device_additions(wanted: &Wireguard, found: Option<&Wireguard>) -> Vec<DeviceChange> {
-    let mut changes = Vec::new();
-    if let Some(file) = wanted
-        .key
-        .file
-        .as_ref()
-        .filter(|_| wanted.key.public.is_none())
-    {
-        changes.push(DeviceChange::GenerateKey(file.clone()));
-    }
-    if found.is_none() {
-        changes.push(DeviceChange::Add);
-    }
-    if let Some(file) = &wanted.key.file
-        && found.is_none_or(|f| wanted.key.public.is_none() || f.key.public != wanted.key.public)
-    {
-        changes.push(DeviceChange::SetPrivateKey(file.clone()));
-    }
-    if found.is_none_or(|f| f.port != wanted.port) {
-        changes.push(DeviceChange::SetPort(wanted.port));
-    }
-    if found.is_none_or(|f| f.mtu != wanted.mtu) {
-        changes.push(DeviceChange::SetMtu(wanted.mtu));
-    }
-    for address in &wanted.addresses {
-        if found.is_none_or(|f| !f.addresses.contains(address)) {
-            changes.push(DeviceChange::AddAddress(*address));
-        }
-    }
-    for (key, peer) in &wanted.peers {
-        if !found
-            .and_then(|f| f.peers.get(key))
-            .is_some_and(|f| is_same_peer(peer, f))
-        {
-            changes.push(DeviceChange::SetPeer(*key, peer.clone()));
-        }
-    }
-    changes
-}
-
-fn device_removals(wanted: &Wireguard, found: &Wireguard) -> Vec<DeviceChange> {
-    let addresses = found.addresses.difference(&wanted.addresses);
-    let peers = found
-        .peers
-        .keys()
-        .filter(|key| !wanted.peers.contains_key(key));
-    peers
-        .map(|key| DeviceChange::DeletePeer(*key))
-        .chain(addresses.map(|address| DeviceChange::DeleteAddress(*address)))
-        .collect()
-}
-
-/// Whether nothing need be done; where the preshared key is kept is not the kernel's business.
-fn is_same_peer(wanted: &Peer, found: &Peer) -> bool {
-    let digest = |peer: &Peer| {
-        peer.preshared_key
-            .as_ref()
-            .map(|PresharedKey { digest, .. }| *digest)
-    };
-    wanted.endpoint == found.endpoint
-        && wanted.networks == found.networks
-        && wanted.persistent_keepalive == found.persistent_keepalive
-        && digest(wanted) == digest(found)
-}
-
 /// Contents of maps. Without maps there is nothing to remove.
 fn contents(desired: &State, observed: &State) -> Stage {
     let mut stage = Stage::default();
@@ -180,7 +85,7 @@ fn contents(desired: &State, observed: &State) -> Stage {
     };
     let nothing = Datapath::default();
     let found = observed.datapath.as_ref().unwrap_or(&nothing);
-    // A device that is created now has a new index, whatever its name.
+    // A device that is created now has a new index, whatever its name. That of another one is read as no device at all.
     let new_device = desired.wireguard.is_some() && observed.wireguard.is_none();
     if observed.datapath.is_none() || new_device || found.settings != wanted.settings {
         stage
@@ -204,10 +109,9 @@ fn contents(desired: &State, observed: &State) -> Stage {
     bundles(wanted, found, &mut stage);
     policies::stage(wanted, found, &mut stage);
     for (net, endpoint) in &wanted.ipcache {
-        if found.ipcache.get(net) != Some(endpoint) {
-            stage
-                .add
-                .push(DatapathOp::SetEndpoint(*net, *endpoint).into());
+        let first = tunnel::before_switch(net, endpoint, desired, observed);
+        if found.ipcache.get(net) != Some(&first) {
+            stage.add.push(DatapathOp::SetEndpoint(*net, first).into());
         }
     }
     for net in found
@@ -271,44 +175,6 @@ fn attachments(desired: &State, observed: &State) -> Stage {
                 .remove
                 .push(DatapathOp::Detach(attachment.clone()).into());
         }
-    }
-    stage
-}
-
-/// What opens the way to other nodes: the device goes up, routes lead to it.
-fn tunnel(desired: &State, observed: &State) -> Stage {
-    let mut stage = Stage::default();
-    let found = observed.wireguard.as_ref();
-    if let Some(wanted) = &desired.wireguard {
-        let up = found.is_some_and(|f| f.interface == wanted.interface && f.up);
-        if wanted.up && !up {
-            stage.add.push(change(&wanted.interface, DeviceChange::Up));
-        }
-        // The kernel forgets the routes of a device that is down.
-        for route in &desired.routes {
-            if !(up && observed.routes.contains(route)) {
-                stage.add.push(change(
-                    &route.interface,
-                    DeviceChange::AddRoute(route.destination),
-                ));
-            }
-        }
-    }
-    // Those of a device that is switched off go with it.
-    let kept = desired.wireguard.as_ref().map(|wanted| &wanted.interface);
-    let silenced = found
-        .map(|f| &f.interface)
-        .filter(|name| kept != Some(*name));
-    for route in observed.routes.difference(&desired.routes) {
-        if silenced != Some(&route.interface) {
-            let removal = DeviceChange::DeleteRoute(route.destination);
-            stage.remove.push(change(&route.interface, removal));
-        }
-    }
-    if let Some(found) = found.filter(|found| found.up && desired.wireguard.is_none()) {
-        stage
-            .remove
-            .push(change(&found.interface, DeviceChange::Down));
     }
     stage
 }

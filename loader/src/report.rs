@@ -3,6 +3,7 @@
 
 mod pki;
 pub mod policy;
+mod wireguard;
 
 use std::fmt::{self, Write};
 use std::net::{Ipv6Addr, SocketAddr};
@@ -20,6 +21,7 @@ use crate::policy::explain::Answer;
 use crate::state::State;
 
 use self::policy::{Address, Dump, Listed};
+pub use self::wireguard::{Rotation, Session};
 
 const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default();
@@ -179,6 +181,8 @@ pub struct Status {
     pub helper: Option<u32>,
     /// Sessions with other nodes.
     pub peers: Vec<Session>,
+    /// Who has changed to this node's next key; `None` if there is none, or no configuration.
+    pub rotation: Option<Rotation>,
     /// Ends of connections that are or shall be sealed.
     pub connections: Vec<Connection>,
     /// The datapath's counters.
@@ -189,21 +193,6 @@ pub struct Status {
     pub differences: Option<Vec<Step>>,
     /// What is in order, but not as it may be meant to be.
     pub warnings: Vec<String>,
-}
-
-/// A WireGuard session.
-#[derive(Debug, Serialize)]
-pub struct Session {
-    /// The peer.
-    pub public_key: PublicKey,
-    /// Where it was last heard from.
-    pub endpoint: Option<SocketAddr>,
-    /// Seconds since the last handshake; `None` if there was none.
-    pub handshake_age: Option<u64>,
-    /// Bytes received.
-    pub received: u64,
-    /// Bytes sent.
-    pub sent: u64,
 }
 
 /// One end of a connection.
@@ -324,7 +313,7 @@ impl Connections {
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.datapath(f)?;
-        self.wireguard(f)?;
+        wireguard::show(f, self)?;
         self.workloads(f)?;
         writeln!(
             f,
@@ -373,37 +362,6 @@ impl Status {
             "mode {}, {attached} attached, {object}",
             datapath.settings.mode
         )
-    }
-
-    fn wireguard(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(device) = &self.state.wireguard else {
-            return Ok(());
-        };
-        let up = if device.up { "up" } else { "down" };
-        let key = device
-            .key
-            .public
-            .map_or_else(|| "none".to_owned(), |key| key.to_string());
-        writeln!(
-            f,
-            "{HEAD}wireguard{HEAD:#}  {} {up}, port {}, MTU {}, public key {key}",
-            device.interface, device.port, device.mtu
-        )?;
-        for session in &self.peers {
-            let endpoint = session
-                .endpoint
-                .map_or_else(|| "nowhere".to_owned(), |e| e.to_string());
-            let age = session.handshake_age.map_or_else(
-                || format!("{NOTE}no handshake yet{NOTE:#}"),
-                |age| format!("handshake {age} s ago"),
-            );
-            writeln!(
-                f,
-                "  peer {} at {endpoint}: {age}, {} bytes received, {} sent",
-                session.public_key, session.received, session.sent
-            )?;
-        }
-        Ok(())
     }
 
     fn workloads(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

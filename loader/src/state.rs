@@ -36,6 +36,9 @@ pub use self::{
 pub struct State {
     /// The WireGuard device; `None` if there is none.
     pub wireguard: Option<Wireguard>,
+    /// Those beside it, for other generations of keys ([`crate::generation`]), by name: no addresses, no routes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub beside: BTreeMap<InterfaceName, Wireguard>,
     /// Routes with our protocol number.
     pub routes: BTreeSet<Route>,
     /// BPF programs and maps; `None` if nothing is pinned.
@@ -43,6 +46,28 @@ pub struct State {
     /// Network namespaces of workloads by cookie (`SO_NETNS_COOKIE`): those of the configuration
     /// that exist, and those that the `NETNS` map lists.
     pub namespaces: BTreeMap<u64, Namespace>,
+}
+
+impl State {
+    /// All WireGuard devices.
+    pub fn devices(&self) -> impl Iterator<Item = &Wireguard> {
+        self.wireguard.iter().chain(self.beside.values())
+    }
+
+    /// The WireGuard device of this name.
+    #[must_use]
+    pub fn device(&self, name: &InterfaceName) -> Option<&Wireguard> {
+        self.devices().find(|device| device.interface == *name)
+    }
+
+    /// The device that leads to the network of `endpoint`.
+    #[must_use]
+    pub fn leading(&self, endpoint: &Endpoint) -> Option<&Wireguard> {
+        match &endpoint.device {
+            Some(name) => self.device(name),
+            None => self.wireguard.as_ref(),
+        }
+    }
 }
 
 /// A WireGuard device.
@@ -57,7 +82,7 @@ pub struct Wireguard {
     pub mtu: u32,
     /// UDP port it listens on.
     pub port: u16,
-    /// Its key pair, without the private half.
+    /// Its key pair, without the private half. Without a public half and a file: it is to have none.
     pub key: Key,
     /// Addresses with their prefix length.
     pub addresses: BTreeSet<IpNet>,
@@ -176,6 +201,9 @@ pub struct Settings {
     /// After how many bytes keys are replaced; `None`: as the cipher demands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rekey_after: Option<Bytes>,
+    /// Whether peers are changing to this node's next key.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rotating: bool,
     /// After how many seconds the certificates of an open connection are verified again; 0: never.
     #[serde(default = "a_day", skip_serializing_if = "is_a_day")]
     pub recheck: u32,
@@ -200,7 +228,7 @@ const fn is_a_day(seconds: &u32) -> bool {
 }
 
 /// Whose a network or an address is; see [`underseal_abi::Endpoint`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Endpoint {
     /// [`underseal_abi::THIS_NODE`] or a peer's number, from 2 on.
@@ -209,6 +237,12 @@ pub struct Endpoint {
     pub workload: u32,
     /// Host-side interface index of a workload that is present, or 0.
     pub ifindex: u32,
+    /// The WireGuard device that leads there; `None`: the one with the addresses, or none at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<InterfaceName>,
+    /// The device of the pair with this node's next key, if there is one: whoever comes by it has changed to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<InterfaceName>,
 }
 
 /// What the helper must know of a workload; see [`underseal_abi::Workload`].
@@ -415,6 +449,8 @@ programs! {
     ToWorkload = "to_workload" at Hook::Egress,
     /// Hands packets from other nodes to the workload they are for.
     FromWireguard = "from_wireguard" at Hook::Ingress,
+    /// Leads the host's own packets to the device of the pair of keys that is in use.
+    ToWireguard = "to_wireguard" at Hook::Egress,
     /// Sends a workload's packets on their way.
     FromWorkload = "from_workload" at Hook::Ingress,
 }
@@ -448,8 +484,20 @@ pub struct Facts {
     pub object: Digest,
     /// Our public key; `None` while the private key file does not exist.
     pub public_key: Option<PublicKey>,
+    /// Our next public key; `None` if there is none, or its private key file does not exist.
+    #[serde(default)]
+    pub next_public_key: Option<PublicKey>,
     /// Digests of the preshared keys' files, by the peer's public key.
     pub preshared_keys: BTreeMap<PublicKey, Digest>,
+    /// Digests of those that go with our next key, likewise.
+    #[serde(default)]
+    pub next_preshared_keys: BTreeMap<PublicKey, Digest>,
+    /// Which WireGuard device leads to each network of a peer, as the `IPCACHE` map has it.
+    #[serde(default)]
+    pub leading: BTreeMap<IpNet, InterfaceName>,
+    /// Seconds since the last handshake, by device and peer.
+    #[serde(default)]
+    pub sessions: BTreeMap<InterfaceName, BTreeMap<PublicKey, u64>>,
     /// MTU of each configured uplink that exists, bytes.
     pub uplinks: BTreeMap<InterfaceName, u32>,
     /// Whether the kernel has the function that [`Program::Sendpage`] is attached to.

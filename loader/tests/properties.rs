@@ -9,13 +9,17 @@ use std::{
     rc::Rc,
 };
 
+use ipnet::IpNet;
 use proptest::prelude::*;
-use support::model::{Model, closed};
+use support::model::{Model, closed, key_in};
 use underseal::{
-    config::{Config, Format, Source, value::Digest},
+    config::{
+        Config, Format, Source,
+        value::{Digest, PublicKey},
+    },
     desired::{DEFAULT_LOWAT, desired},
     execute::{self, Undone},
-    op::Op,
+    op::{DeviceChange, Op},
     plan::plan,
     state::{Attachment, Facts, Found, Link, Live, Namespace, State, Target, Veth},
 };
@@ -28,6 +32,10 @@ struct Situation {
     device: bool,
     renamed: bool,
     peers: BTreeSet<u8>,
+    /// Generation of this node's key, and whether it has a next one.
+    own: (u32, bool),
+    /// Generation of each peer's key.
+    theirs: [u32; 5],
     endpoint: u8,
     /// Configured workloads, each with the number of its namespace's incarnation, 0: absent.
     workloads: Vec<(u8, u8)>,
@@ -44,7 +52,11 @@ fn situation() -> impl Strategy<Value = Situation> {
         any::<bool>(),
         prop::bool::weighted(0.2),
         prop::collection::btree_set(1u8..5, 0..4),
-        1u8..3,
+        (
+            (0u32..3, any::<bool>()),
+            prop::array::uniform5(0u32..3),
+            1u8..3,
+        ),
         prop::collection::btree_map(1u8..5, 0u8..3, 0..4),
         (
             prop::sample::select(vec!["same-node", "never", "always", "cross-node"]),
@@ -59,7 +71,7 @@ fn situation() -> impl Strategy<Value = Situation> {
                 device,
                 renamed,
                 peers,
-                endpoint,
+                (own, theirs, endpoint),
                 workloads,
                 (mode, dns),
                 keep,
@@ -70,6 +82,8 @@ fn situation() -> impl Strategy<Value = Situation> {
                     device,
                     renamed,
                     peers,
+                    own,
+                    theirs,
                     endpoint,
                     workloads: workloads.into_iter().collect(),
                     mode,
@@ -92,12 +106,22 @@ impl Situation {
             let name = if self.renamed { "wg-a" } else { "underseal0" };
             text +=
                 &format!("[wireguard]\ninterface = \"{name}\"\naddresses = [\"10.1.0.1/32\"]\n");
+            let (generation, next) = self.own;
+            if generation > 0 {
+                let file = own_file(generation);
+                text += &format!("generation = {generation}\nprivate_key_file = \"{file}\"\n");
+            }
+            if next {
+                let file = own_file(generation + 1);
+                text += &format!("[wireguard.next]\nprivate_key_file = \"{file}\"\n");
+            }
         }
         for peer in &self.peers {
-            let key = underseal::config::value::PublicKey([*peer; 32]);
+            let generation = self.theirs[usize::from(*peer)];
+            let key = peer_key(*peer, generation);
             text += &format!(
                 "[[peer]]\nname = \"node-{peer}\"\npublic_key = \"{key}\"\n\
-                 endpoint = \"192.0.2.{}:51871\"\nnetworks = [\"10.2.{peer}.0/24\"]\naddress = \"10.2.{peer}.1\"\n",
+                 generation = {generation}\nendpoint = \"192.0.2.{}:51871\"\nnetworks = [\"10.2.{peer}.0/24\"]\naddress = \"10.2.{peer}.1\"\n",
                 self.endpoint
             );
         }
@@ -162,10 +186,23 @@ impl Situation {
         }
         mark_gone(&mut state);
         let ids = state.datapath.iter().flat_map(|d| &d.workloads);
+        let own = |generation: u32| {
+            let file = own_file(generation).parse().unwrap();
+            key_in(&file, model.key)
+        };
+        let (generation, next) = self.own;
+        let ipcache = state.datapath.iter().flat_map(|d| &d.ipcache);
+        let leading = ipcache.filter(|(_, endpoint)| endpoint.node > 1);
+        let leading = leading
+            .filter_map(|(net, endpoint)| Some((*net, state.leading(endpoint)?.interface.clone())));
         let facts = Facts {
             object: Digest([self.object; 16]),
-            public_key: Some(model.key),
+            public_key: Some(own(generation)),
+            next_public_key: next.then(|| own(generation + 1)),
             preshared_keys: BTreeMap::new(),
+            next_preshared_keys: BTreeMap::new(),
+            leading: leading.collect(),
+            sessions: BTreeMap::new(),
             uplinks: [("eth0".parse().unwrap(), self.uplink_mtu)].into(),
             sendpage: false,
             ids: ids
@@ -176,6 +213,18 @@ impl Situation {
         };
         (facts, state)
     }
+}
+
+/// Where this node's key of a generation is.
+fn own_file(generation: u32) -> String {
+    match generation {
+        0 => "/var/lib/underseal/wireguard.key".to_owned(),
+        _ => format!("/keys/{}", 100 + generation),
+    }
+}
+
+fn peer_key(peer: u8, generation: u32) -> PublicKey {
+    PublicKey([peer + 10 * u8::try_from(generation).unwrap(); 32])
 }
 
 /// Attachments to veth pairs of namespaces that are gone are only pins.
@@ -281,6 +330,30 @@ fn assert_safe(state: &State, must_stay: &BTreeSet<String>) {
     }
 }
 
+fn without_keys(state: &State) -> State {
+    let mut state = state.clone();
+    let devices = state.wireguard.iter_mut().chain(state.beside.values_mut());
+    for device in devices {
+        device.key.file = None;
+        device.key.public = device.key.public.map(|_| PublicKey([1; 32]));
+    }
+    state
+}
+
+/// Networks of peers that a packet would get to.
+fn reached(state: &State) -> BTreeSet<IpNet> {
+    let all = state.datapath.iter().flat_map(|d| &d.ipcache);
+    let others = all.filter(|(_, endpoint)| endpoint.node > 1);
+    let reached = others.filter(|(net, endpoint)| {
+        let device = state.leading(endpoint).filter(|device| device.up);
+        device.is_some_and(|device| {
+            let mut peers = device.peers.values();
+            device.key.public.is_some() && peers.any(|peer| peer.networks.contains(*net))
+        })
+    });
+    reached.map(|(net, _)| *net).collect()
+}
+
 fn watched(state: State, must_stay: BTreeSet<String>) -> Model {
     let mut model = Model::new(state);
     model.watch = Box::new(move |state| assert_safe(state, &must_stay));
@@ -310,12 +383,20 @@ proptest! {
     fn a_failing_step_leaves_everything_as_it_was(from in situation(), to in situation()) {
         let (observed, _, ops) = change(&from, &to);
         let before: BTreeSet<String> = closed(&observed).into_iter().collect();
-        for fails_at in 0..ops.len() {
+        // What cannot be taken back comes last.
+        let is_last = |op: &Op| {
+            let Op::Device(op) = op else { return false };
+            matches!(op.change, DeviceChange::Delete | DeviceChange::ClearPrivateKey)
+        };
+        let last = ops.iter().position(is_last).unwrap_or(ops.len());
+        prop_assert!(ops[last..].iter().all(is_last), "{:?}", ops);
+        for fails_at in 0..ops.len().min(last + 1) {
             let mut model = Model::new(observed.clone());
             model.fails_at = Some(fails_at);
             let failure = execute::apply(&mut model, &ops, |_| {}).unwrap_err();
             prop_assert!(matches!(failure.undone, Undone::All), "step {fails_at}: {failure}");
-            prop_assert_eq!(&model.state, &observed, "step {}: {}", fails_at, failure);
+            // A key that was replaced is not known any more.
+            prop_assert_eq!(without_keys(&model.state), without_keys(&observed), "step {}: {}", fails_at, failure);
             assert_safe(&model.state, &before);
         }
     }
@@ -343,6 +424,21 @@ proptest! {
         }
     }
 
+    /// Networks that are reached before and after are reached in between, at every step: the device that leads to one is up
+    /// and has a peer for it.
+    #[test]
+    fn no_way_is_ever_missing(from in situation(), to in situation()) {
+        let to = Situation { renamed: from.renamed, ..to };
+        let (observed, wanted, ops) = change(&from, &to);
+        let both: BTreeSet<IpNet> = reached(&observed).intersection(&reached(&wanted)).copied().collect();
+        let mut model = Model::new(observed);
+        model.watch = Box::new(move |state| {
+            let missing: Vec<_> = both.difference(&reached(state)).copied().collect();
+            assert!(missing.is_empty(), "not reached: {missing:?}");
+        });
+        execute::apply(&mut model, &ops, |_| {}).unwrap_or_else(|e| panic!("{e}"));
+    }
+
     #[test]
     fn down_leaves_nothing(from in situation(), to in situation()) {
         let (observed, _, ops) = change(&from, &to);
@@ -353,6 +449,7 @@ proptest! {
         let failed = execute::remove(&mut model, &ops, |_| {});
         prop_assert!(failed.is_empty(), "{:?}", failed);
         prop_assert_eq!(&model.state.wireguard, &None);
+        prop_assert!(model.state.beside.is_empty());
         prop_assert_eq!(&model.state.datapath, &None);
         prop_assert!(model.state.routes.is_empty());
         for namespace in model.state.namespaces.values() {

@@ -150,7 +150,7 @@ fn module_configures_the_rest_of_nixos() {
         module["example"].as_str().unwrap()
     );
     assert_eq!(module["checks"], json!([check]));
-    assert_eq!(module["ports"], json!({"example": [51871], "least": []}));
+    assert_eq!(module["ports"], json!({"example": [51871], "least": [], "generations": [51871, 51872, 51873, 51874]}));
     let spire = |value: &Value| value["underseal-spire"]["wantedBy"].clone();
     let wanted = json!(["multi-user.target"]);
     assert_eq!(spire(&module["spire"]), wanted);

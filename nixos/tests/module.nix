@@ -157,6 +157,9 @@ in
   ports = {
     example = (evaluate { } example).networking.firewall.allowedUDPPorts;
     least = (evaluate { } least).networking.firewall.allowedUDPPorts;
+    generations =
+      (evaluate { } (example // { wireguard = { next.private_key_file = "/key"; }; }))
+      .networking.firewall.allowedUDPPorts;
   };
   refused = builtins.mapAttrs (_: settings: refuses (wrong settings)) {
     mode = {

@@ -45,6 +45,8 @@ impl Config {
     /// Sealed connections stay open though a certificate they were made with has been revoked, or its CA is trusted no
     /// longer.
     pub const KEEP_REVOKED: u32 = 1 << 8;
+    /// Peers are changing to this node's next WireGuard key: [`Endpoint::next`] means something.
+    pub const ROTATING: u32 = 1 << 16;
 }
 
 /// Whose an address is: value of the ipcache. All zeros: nobody's.
@@ -55,10 +57,11 @@ pub struct Endpoint {
     pub node: u32,
     /// Workload id; 0 for an address of the node's network that no known workload has.
     pub workload: u32,
-    /// Host-side interface index of a workload on this node; 0 if it is absent.
+    /// Of a workload on this node: its host-side interface's index; 0 if it is absent. Of another node's network: the index
+    /// of the WireGuard device that leads there; 0 for [`Config::wireguard`].
     pub ifindex: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Of another node's network: index of the device of the pair of keys with this node's next key; 0 if there is none.
+    pub next: u32,
 }
 
 impl Endpoint {

@@ -9,6 +9,7 @@
 mod layout;
 mod limit;
 pub mod names;
+mod notice;
 mod path;
 #[cfg(feature = "user")]
 mod pod;
@@ -21,6 +22,7 @@ pub use layout::{
     Sleeper, Socket, State, Tally, TaskFile, Tuple, Unplaced, Workload, ip_key,
 };
 pub use limit::{KeyLimit, KeyUse, Usage};
+pub use notice::{NOTICE_BYTES, NOTICE_PROTOCOL, NoticeKind, notice, notice_kind};
 pub use path::{Mode, Path, Policy, connection_of, is_link_scope, is_loopback, mode_of, path_of};
 pub use record::{Flow, Segment, Step, Verdict};
 pub use verdict::{

@@ -138,7 +138,7 @@ mod tests {
             node,
             workload,
             ifindex: 0,
-            reserved: 0,
+            next: 0,
         }
     }
 

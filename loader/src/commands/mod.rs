@@ -32,6 +32,7 @@ use crate::pki::authority::Authority;
 use crate::pki::installed;
 use crate::pki::work::{Outcome, Work};
 use crate::report::{Connections, Ends};
+use crate::rotation;
 use crate::state::State;
 
 /// Where the configuration is, unless the command line says otherwise.
@@ -83,6 +84,9 @@ pub enum Error {
     /// A step failed.
     #[error(transparent)]
     Step(#[from] Box<Failure<StepError>>),
+    /// A key would go that peers use; nothing was changed.
+    #[error("{}\n  hint: change to the new key on {} first, or apply with --retire-key and cut it off", .0.join("\nerror: "), if .0.len() == 1 { "that node" } else { "those nodes" })]
+    CutsOff(Vec<String>),
     /// All steps were carried out, and yet the kernel shows something else.
     #[error("the kernel does not show what was set; still to do:{}", lines(.0))]
     NotReached(Vec<Op>),
@@ -182,6 +186,8 @@ struct Comparison {
     desired: State,
     observed: State,
     warnings: Vec<String>,
+    /// Peers that would be cut off, and why.
+    cut_off: Vec<String>,
 }
 
 impl Comparison {
@@ -191,11 +197,23 @@ impl Comparison {
         let warnings = absent(config, &facts).into_iter().map(|(name, missing)| {
             format!("workload {name} stays closed: {missing}; apply again when it is there")
         });
+        let desired = desired(config, &facts);
+        let keys = rotation::warnings(&desired, &observed);
         Ok(Self {
-            desired: desired(config, &facts),
-            warnings: warnings.collect(),
+            warnings: warnings.chain(keys).collect(),
+            cut_off: rotation::cut_off(config, &facts, &desired, &observed),
+            desired,
             observed,
         })
+    }
+
+    /// # Errors
+    /// Peers would be cut off.
+    fn refuse_to_cut_off(&self) -> Result<(), Error> {
+        if self.cut_off.is_empty() {
+            return Ok(());
+        }
+        Err(Error::CutsOff(self.cut_off.clone()))
     }
 
     fn plan(&self) -> Vec<Op> {

@@ -10,11 +10,14 @@ use crate::report::{Changes, Report, Step};
 pub fn run(context: &Context<'_>) -> Result<Report, Error> {
     let config = context.load()?;
     preflight(&config)?;
-    let mut comparison = Comparison::of(&config)?;
-    comparison.warnings.extend(lacking(&config));
+    let comparison = Comparison::of(&config)?;
+    let mut warnings = comparison.warnings.clone();
+    warnings.extend(lacking(&config));
+    let refusals = comparison.cut_off.iter();
+    warnings.extend(refusals.map(|why| format!("{why}; apply would change nothing")));
     Ok(Report::Plan(Changes {
         steps: Step::all(comparison.plan()),
-        warnings: comparison.warnings,
+        warnings,
         ..Changes::default()
     }))
 }

@@ -1,19 +1,21 @@
 //! `underseal status`: the node as the kernel shows it. The file, if there is one, is only held
 //! against it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
+use ipnet::IpNet;
 use underseal_abi::{Conn, Role, State as ConnState, Usage};
 
 use super::{Comparison, Context, Error, preflight};
-use crate::config::Config;
 use crate::config::value::WorkloadName;
+use crate::config::{self, Config};
 use crate::kernel::bpf::{iterate, maps};
 use crate::kernel::netns::Netns;
 use crate::kernel::{lock, observe, probe, wireguard};
-use crate::report::{Connection, Count, Ends, Report, Sent, Session, Status, Step};
-use crate::state::State;
+use crate::report::{Connection, Count, Ends, Report, Rotation, Sent, Session, Status, Step};
+use crate::rotation;
+use crate::state::{State, Wireguard};
 
 /// Runs it.
 ///
@@ -41,9 +43,11 @@ pub fn run(context: &Context<'_>) -> Result<Report, Error> {
         });
     let state = observe::state(config.as_ref())?;
     let usage = usage(&state, &mut warnings);
+    let peers = sessions(&state, config.as_ref())?;
     Ok(Report::Status(Box::new(Status {
         helper: lock::helper()?,
-        peers: sessions(&state)?,
+        rotation: rotation(config.as_ref(), &peers),
+        peers,
         connections: maps::conns()?
             .values()
             .map(|conn| connection(conn, &state, usage.get(&conn.cookie)))
@@ -64,22 +68,64 @@ fn differences(config: &Config, warnings: &mut Vec<String>) -> Result<Vec<Step>,
     Ok(steps)
 }
 
-fn sessions(state: &State) -> Result<Vec<Session>, Error> {
-    let Some(device) = &state.wireguard else {
-        return Ok(Vec::new());
-    };
+fn sessions(state: &State, config: Option<&Config>) -> Result<Vec<Session>, Error> {
     let now = SystemTime::now();
-    let peers = wireguard::read(&device.interface)?.peers.into_iter();
-    let session = |(public_key, peer): (_, wireguard::Peer)| Session {
-        public_key,
-        endpoint: peer.endpoint,
-        handshake_age: peer
-            .last_handshake
-            .and_then(|at| Some(now.duration_since(at).ok()?.as_secs())),
-        received: peer.received,
-        sent: peer.sent,
+    let mut sessions = Vec::new();
+    for device in state.devices() {
+        for (public_key, found) in wireguard::read(&device.interface)?.peers {
+            let peer = config.and_then(|config| {
+                let mut peers = config.peers.iter();
+                peers.find(|peer| peer.public_key == public_key)
+            });
+            let own_generation = config
+                .zip(peer)
+                .and_then(|(config, peer)| rotation::own_generation(config, peer, device));
+            sessions.push(Session {
+                public_key,
+                name: peer.map(|peer| peer.name.clone()),
+                own_generation,
+                peer_generation: peer
+                    .filter(|_| own_generation.is_some())
+                    .map(|peer| peer.generation),
+                in_use: is_in_use(state, device, &found.networks),
+                device: device.interface.clone(),
+                endpoint: found.endpoint,
+                handshake_age: found.handshake_age(now),
+                received: found.received,
+                sent: found.sent,
+            });
+        }
+    }
+    Ok(sessions)
+}
+
+/// Whether packets for one of these networks go to a device.
+fn is_in_use(state: &State, device: &Wireguard, networks: &BTreeSet<IpNet>) -> bool {
+    let all = state.datapath.iter().flat_map(|d| &d.ipcache);
+    let mut theirs = all.filter(|(network, _)| networks.contains(network));
+    theirs.any(|(_, endpoint)| {
+        let leading = state.leading(endpoint);
+        leading.is_some_and(|leading| leading.interface == device.interface)
+    })
+}
+
+/// Who uses the next key and who the present one, if there is a next one.
+fn rotation(config: Option<&Config>, sessions: &[Session]) -> Option<Rotation> {
+    let config = config?;
+    let own = config.wireguard.as_ref().filter(|own| own.next.is_some())?;
+    let uses_next = |peer: &&config::Peer| {
+        sessions.iter().any(|session| {
+            session.in_use
+                && session.public_key == peer.public_key
+                && session.own_generation == Some(own.generation + 1)
+        })
     };
-    Ok(peers.map(session).collect())
+    let (changed, waiting): (Vec<_>, Vec<_>) = config.peers.iter().partition(uses_next);
+    let names = |peers: Vec<&config::Peer>| peers.into_iter().map(|p| p.name.clone()).collect();
+    Some(Rotation {
+        changed: names(changed),
+        waiting: names(waiting),
+    })
 }
 
 /// What keys have been used for, by socket cookie. Without it the rest is still worth to be shown.

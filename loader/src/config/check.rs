@@ -171,6 +171,7 @@ impl Checker {
         self.peers(&config);
         self.helpers(&config);
         self.devices(&config);
+        self.generations(&config);
         self.workloads(&config);
         self.peer_workloads(&config);
         self.rules(&config);
@@ -217,12 +218,15 @@ impl Checker {
             );
         }
         let addresses = self.list("wireguard.addresses", &raw.addresses);
+        let next = self.next(raw.next.as_ref());
         Some(Wireguard {
             interface: interface?,
             port,
             private_key_file: private_key_file?,
             addresses,
             mtu: raw.mtu,
+            generation: raw.generation,
+            next: next?,
         })
     }
 
@@ -242,12 +246,12 @@ impl Checker {
             None => Some(None),
             Some(address) => self.value(format!("{at}.address"), address).map(Some),
         };
-        let preshared_key_file = match &raw.preshared_key_file {
+        let mut file = |key: &str, path: &Option<String>| match path {
             None => Some(None),
-            Some(path) => self
-                .value(format!("{at}.preshared_key_file"), path)
-                .map(Some),
+            Some(path) => self.value(format!("{at}.{key}"), path).map(Some),
         };
+        let preshared_key_file = file("preshared_key_file", &raw.preshared_key_file);
+        let next_preshared_key_file = file("next_preshared_key_file", &raw.next_preshared_key_file);
         let workloads = raw.workload.iter().enumerate();
         let workloads: Vec<_> = workloads
             .map(|(w, workload)| {
@@ -262,6 +266,8 @@ impl Checker {
             address: address?,
             persistent_keepalive: raw.persistent_keepalive.unwrap_or(0),
             preshared_key_file: preshared_key_file?,
+            generation: raw.generation,
+            next_preshared_key_file: next_preshared_key_file?,
             workloads: workloads.into_iter().collect::<Option<_>>()?,
         })
     }

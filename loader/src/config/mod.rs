@@ -9,6 +9,7 @@ mod check;
 pub mod choice;
 pub mod cipher;
 mod diagnostic;
+pub mod generation;
 pub mod label;
 pub mod network;
 pub mod network_policy;
@@ -26,6 +27,7 @@ use bundle::TrustBundle;
 use bytes::Bytes;
 use choice::{Access, Existing, Mode};
 use cipher::CipherChoice;
+use generation::Next;
 use label::Labels;
 use network::{Address, DeviceAddress, Network, PeerEndpoint};
 use network_policy::NetworkPolicy;
@@ -93,6 +95,10 @@ pub struct Wireguard {
     pub addresses: Vec<DeviceAddress>,
     /// MTU, bytes; `None`: from the uplinks.
     pub mtu: Option<u32>,
+    /// How often the private key has been replaced.
+    pub generation: u32,
+    /// The key of the generation that follows, while peers change to it.
+    pub next: Option<Next>,
 }
 
 /// Another node.
@@ -112,6 +118,10 @@ pub struct Peer {
     pub persistent_keepalive: u16,
     /// Where the preshared key is kept.
     pub preshared_key_file: Option<AbsolutePath>,
+    /// Generation of its public key.
+    pub generation: u32,
+    /// Where the preshared key is kept that goes with this node's next key.
+    pub next_preshared_key_file: Option<AbsolutePath>,
     /// Those of its workloads that policies are to know, in the file's order.
     pub workloads: Vec<PeerWorkload>,
 }

@@ -45,6 +45,15 @@ pub(super) struct Wireguard {
     #[serde(default)]
     pub(super) addresses: Vec<String>,
     pub(super) mtu: Option<u32>,
+    #[serde(default)]
+    pub(super) generation: u32,
+    pub(super) next: Option<Next>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Next {
+    pub(super) private_key_file: String,
 }
 
 #[derive(Deserialize)]
@@ -57,6 +66,9 @@ pub(super) struct Peer {
     pub(super) address: Option<String>,
     pub(super) persistent_keepalive: Option<u16>,
     pub(super) preshared_key_file: Option<String>,
+    #[serde(default)]
+    pub(super) generation: u32,
+    pub(super) next_preshared_key_file: Option<String>,
     #[serde(default)]
     pub(super) workload: Vec<PeerWorkload>,
 }

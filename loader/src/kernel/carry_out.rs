@@ -15,13 +15,16 @@ use super::bpf::{iterate, maps, named, policies};
 use super::error::Error;
 use super::key::{PresharedKey, PrivateKey};
 use super::netns::Netns;
+use super::switch::{self, Insistence};
 use super::wireguard::{self, PeerChange, Preshared};
 use super::{address, link, route, sysctl};
 use crate::config::bytes::Bytes;
 use crate::config::value::{AbsolutePath, Digest, InterfaceName, PublicKey};
 use crate::controls::Controls;
 use crate::execute::Edge;
-use crate::op::{DatapathOp, DeviceChange, DeviceOp, NamespaceChange, NamespaceOp, NetnsEntry, Op};
+use crate::op::{
+    DatapathOp, DeviceChange, DeviceOp, NamespaceChange, NamespaceOp, NetnsEntry, Op, Switch,
+};
 use crate::report::Ends;
 use crate::state::{Peer, Settings, State};
 
@@ -34,6 +37,9 @@ pub struct Kernel {
     loaded: Option<Loaded>,
     /// What became of connections that were open.
     interventions: Vec<Intervention>,
+    insistence: Insistence,
+    /// What was done although it may not be meant so.
+    warnings: Vec<String>,
 }
 
 /// What a take-over, or its reverse, did to the connections of a namespace.
@@ -76,7 +82,21 @@ impl Kernel {
             controls,
             loaded: None,
             interventions: Vec::new(),
+            insistence: Insistence::Sessions,
+            warnings: Vec::new(),
         }
+    }
+
+    /// The same, with what a peer that does not answer is worth.
+    #[must_use]
+    pub fn insisting(self, insistence: Insistence) -> Self {
+        Self { insistence, ..self }
+    }
+
+    /// What was done although it may not be meant so.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// What became of connections that were open.
@@ -93,10 +113,25 @@ impl Kernel {
                     return Ok(Undo::Program(previous));
                 }
             }
+            Op::Device(DeviceOp {
+                interface,
+                change: DeviceChange::Switch(it),
+            }) => self.switch(interface, it)?,
             Op::Device(op) => device(op)?,
             Op::Namespace(op) => self.namespace(op)?,
         }
         Ok(Undo::Steps(op.inverse(&self.before)))
+    }
+
+    fn switch(&mut self, interface: &InterfaceName, it: &Switch) -> Result<(), Error> {
+        let answered = switch::switch(interface, it, self.insistence)?;
+        if !answered && it.before.is_some() {
+            self.warnings.push(format!(
+                "peer {} does not answer through {interface}; there was nothing to lose, so its key was exchanged",
+                it.peer
+            ));
+        }
+        Ok(())
     }
 
     /// Returns what was attached before, if the step is about that.
@@ -120,7 +155,7 @@ impl Kernel {
             DatapathOp::DeletePeerWorkload(ip) => maps::delete_peer_workload(*ip)?,
             DatapathOp::SetDnsNames(whose, wanted) => named::set(*whose, wanted)?,
             DatapathOp::SetPolicies(wanted) => policies::replace(wanted.as_ref())?,
-            DatapathOp::SetEndpoint(net, endpoint) => maps::set_endpoint(*net, *endpoint)?,
+            DatapathOp::SetEndpoint(net, endpoint) => maps::set_endpoint(*net, endpoint)?,
             DatapathOp::DeleteEndpoint(net) => maps::delete_endpoint(*net)?,
             DatapathOp::SetNetns(entry) => set_netns(entry)?,
             DatapathOp::DeleteNetns(cookie) => maps::delete_namespace(*cookie)?,
@@ -252,7 +287,8 @@ fn configure(settings: &Settings) -> Result<(), Error> {
         flags: flag(settings.allow_outside, RawConfig::ALLOW_OUTSIDE)
             | flag(settings.allow_non_tcp, RawConfig::ALLOW_NON_TCP)
             | flag(settings.keep_existing, RawConfig::KEEP_EXISTING)
-            | flag(settings.keep_revoked, RawConfig::KEEP_REVOKED),
+            | flag(settings.keep_revoked, RawConfig::KEEP_REVOKED)
+            | flag(settings.rotating, RawConfig::ROTATING),
         object: old.object,
         rekey_after: settings.rekey_after.map_or(0, Bytes::number),
         recheck: settings.recheck,
@@ -279,6 +315,7 @@ fn device(op: &DeviceOp) -> Result<(), Error> {
             let key = PrivateKey::read(file.as_path())?.ok_or_else(missing)?;
             wireguard::set_private_key(interface, &key)
         }
+        C::ClearPrivateKey => wireguard::clear_private_key(interface),
         C::SetPort(port) => wireguard::set_port(interface, *port),
         C::SetMtu(mtu) => link()?.set_mtu(*mtu),
         C::AddAddress(net) => address::add(&link()?, *net),
@@ -289,6 +326,8 @@ fn device(op: &DeviceOp) -> Result<(), Error> {
         C::Down => link()?.set_down(),
         C::AddRoute(net) => route::add(*net, &link()?),
         C::DeleteRoute(net) => delete_route(interface, *net),
+        C::Switch(it) => switch::switch(interface, it, Insistence::Nothing).map(drop),
+        C::Drain(peers) => switch::drain(interface, peers),
     }
 }
 

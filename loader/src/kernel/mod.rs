@@ -13,9 +13,11 @@ pub mod link;
 pub mod lock;
 pub mod netlink;
 pub mod netns;
+pub mod notice;
 pub mod observe;
 pub mod probe;
 pub mod route;
+pub mod switch;
 pub mod sysctl;
 #[cfg(test)]
 mod testing;

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::SystemTime;
 
+use ipnet::IpNet;
 use underseal_abi::names::PIN_ROOT;
-use underseal_abi::{ABI_VERSION, Config as RawConfig};
+use underseal_abi::{ABI_VERSION, Config as RawConfig, THIS_NODE};
 use underseal_ktls::speed;
 
 use super::bpf::{attach, maps, named, object, policies};
@@ -14,8 +16,9 @@ use super::netns::Netns;
 use super::{address, link, route, sysctl, wireguard};
 use crate::config::choice::Cipher;
 use crate::config::cipher::CipherChoice;
-use crate::config::value::{AbsolutePath, Digest, InterfaceName, WorkloadName};
+use crate::config::value::{AbsolutePath, Digest, InterfaceName, PublicKey, WorkloadName};
 use crate::config::{self, Config};
+use crate::generation::Number;
 use crate::state::{
     Attachment, Datapath, Facts, Found, Key, Link, Live, Namespace, Peer, PresharedKey, Program,
     Route, Saved, Settings, State, Target, Veth, Wireguard,
@@ -40,8 +43,13 @@ pub fn state(config: Option<&Config>) -> Result<State, Error> {
         Some(name) => Some(device(name)?),
         None => None,
     };
+    let beside = match face(datapath.as_ref(), config) {
+        Some(face) => beside(face)?,
+        None => BTreeMap::new(),
+    };
     let mut state = State {
         wireguard,
+        beside,
         routes: routes()?,
         datapath,
         namespaces: BTreeMap::new(),
@@ -55,18 +63,8 @@ pub fn state(config: Option<&Config>) -> Result<State, Error> {
 /// # Errors
 /// Something cannot be read. A key file that others can read is refused.
 pub fn facts(config: &Config, state: &State) -> Result<Facts, Error> {
-    let public_key = match &config.wireguard {
-        Some(device) => {
-            PrivateKey::read(device.private_key_file.as_path())?.map(|key| key.public())
-        }
-        None => None,
-    };
-    let mut preshared_keys = BTreeMap::new();
-    for peer in &config.peers {
-        if let Some(file) = &peer.preshared_key_file {
-            preshared_keys.insert(peer.public_key, Secret::read(file.as_path())?.digest());
-        }
-    }
+    let own = config.wireguard.as_ref();
+    let next = own.and_then(|own| own.next.as_ref());
     let mut uplinks = BTreeMap::new();
     for uplink in &config.node.uplinks {
         uplinks.insert(uplink.clone(), link::named(uplink.as_str())?.mtu);
@@ -77,8 +75,12 @@ pub fn facts(config: &Config, state: &State) -> Result<Facts, Error> {
         .flat_map(|datapath| &datapath.workloads);
     Ok(Facts {
         object: object::digest(),
-        public_key,
-        preshared_keys,
+        public_key: public_key(own.map(|own| &own.private_key_file))?,
+        next_public_key: public_key(next.map(|next| &next.private_key_file))?,
+        preshared_keys: digests(config, |peer| peer.preshared_key_file.as_ref())?,
+        next_preshared_keys: digests(config, |peer| peer.next_preshared_key_file.as_ref())?,
+        leading: leading(state),
+        sessions: sessions(state)?,
         uplinks,
         sendpage: attach::has_function(Program::Sendpage)?,
         ids: ids
@@ -87,6 +89,50 @@ pub fn facts(config: &Config, state: &State) -> Result<Facts, Error> {
         cipher: cipher(config, state)?,
         namespaces: found(config, state),
     })
+}
+
+fn public_key(file: Option<&AbsolutePath>) -> Result<Option<PublicKey>, Error> {
+    let Some(file) = file else {
+        return Ok(None);
+    };
+    Ok(PrivateKey::read(file.as_path())?.map(|key| key.public()))
+}
+
+/// Digests of preshared keys, by the peer's public key.
+fn digests(
+    config: &Config,
+    file: impl Fn(&config::Peer) -> Option<&AbsolutePath>,
+) -> Result<BTreeMap<PublicKey, Digest>, Error> {
+    let mut digests = BTreeMap::new();
+    for peer in &config.peers {
+        if let Some(file) = file(peer) {
+            digests.insert(peer.public_key, Secret::read(file.as_path())?.digest());
+        }
+    }
+    Ok(digests)
+}
+
+/// Which device leads to each network of a peer.
+fn leading(state: &State) -> BTreeMap<IpNet, InterfaceName> {
+    let all = state.datapath.iter().flat_map(|d| &d.ipcache);
+    let others = all.filter(|(_, endpoint)| endpoint.node != THIS_NODE);
+    let leading = others.filter_map(|(network, endpoint)| {
+        let device = state.leading(endpoint)?;
+        Some((*network, device.interface.clone()))
+    });
+    leading.collect()
+}
+
+/// How old sessions are, by device and peer.
+fn sessions(state: &State) -> Result<BTreeMap<InterfaceName, BTreeMap<PublicKey, u64>>, Error> {
+    let now = SystemTime::now();
+    let mut sessions = BTreeMap::new();
+    for device in state.devices() {
+        let peers = wireguard::read(&device.interface)?.peers.into_iter();
+        let ages = peers.filter_map(|(key, peer)| Some((key, peer.handshake_age(now)?)));
+        sessions.insert(device.interface.clone(), ages.collect());
+    }
+    Ok(sessions)
 }
 
 /// What `seal.cipher = "auto"` stands for: what the node has, so that it stays, or else what is measured now.
@@ -159,6 +205,7 @@ fn settings(raw: &RawConfig) -> Result<Settings, Error> {
         allow_non_tcp: raw.flags & RawConfig::ALLOW_NON_TCP != 0,
         keep_existing: raw.flags & RawConfig::KEEP_EXISTING != 0,
         keep_revoked: raw.flags & RawConfig::KEEP_REVOKED != 0,
+        rotating: raw.flags & RawConfig::ROTATING != 0,
         rekey_after: (raw.rekey_after != 0).then(|| raw.rekey_after.into()),
         recheck: raw.recheck,
     })
@@ -190,6 +237,28 @@ fn device_name(
             Err(Error::new("use", name.as_str(), why).explained(hint))
         }
     }
+}
+
+/// The device whose name those beside it have, whether it is there or not.
+fn face<'a>(
+    datapath: Option<&'a Datapath>,
+    config: Option<&'a Config>,
+) -> Option<&'a InterfaceName> {
+    let sent_to = datapath.and_then(|datapath| datapath.settings.wireguard.as_ref());
+    let named = config.and_then(|config| config.wireguard.as_ref());
+    sent_to.or(named.map(|device| &device.interface))
+}
+
+/// Devices for other generations of keys. An interface of such a name that is no WireGuard device is somebody else's.
+fn beside(face: &InterfaceName) -> Result<BTreeMap<InterfaceName, Wireguard>, Error> {
+    let mut found = BTreeMap::new();
+    for name in Number::OTHERS.iter().filter_map(|it| it.interface(face)) {
+        let link = link::find(name.as_str())?;
+        if link.is_some_and(|link| link.kind.as_deref() == Some(WIREGUARD)) {
+            found.insert(name.clone(), device(name)?);
+        }
+    }
+    Ok(found)
 }
 
 fn device(interface: InterfaceName) -> Result<Wireguard, Error> {

@@ -56,6 +56,16 @@ pub struct Peer {
     pub sent: u64,
 }
 
+impl Peer {
+    /// Seconds since the last handshake; `None` if there was none.
+    #[must_use]
+    pub fn handshake_age(&self, now: SystemTime) -> Option<u64> {
+        let at = self.last_handshake?;
+        // The clock may have been set back meanwhile.
+        Some(now.duration_since(at).map_or(0, |age| age.as_secs()))
+    }
+}
+
 /// What to change about a peer; what is `None` stays as it is.
 #[derive(Clone, Copy, Default)]
 pub struct PeerChange<'a> {
@@ -133,6 +143,15 @@ pub fn set_private_key(interface: &InterfaceName, key: &PrivateKey) -> Result<()
     let update = DeviceUpdate::new().set_private_key(Key(*key.dangerous_bytes()));
     apply(interface, update)
         .map_err(|source| Error::new("set the private key of", interface.as_str(), source))
+}
+
+/// Takes the private key away.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn clear_private_key(interface: &InterfaceName) -> Result<(), Error> {
+    apply(interface, DeviceUpdate::new().unset_private_key())
+        .map_err(|source| Error::new("take the private key from", interface.as_str(), source))
 }
 
 /// Sets the UDP port to listen on.

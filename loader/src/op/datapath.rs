@@ -133,7 +133,7 @@ impl DatapathOp {
             Self::SetPolicies(_) => Self::SetPolicies(old?.policies.clone()),
             Self::SetEndpoint(net, _) | Self::DeleteEndpoint(net) => {
                 match old.and_then(|d| d.ipcache.get(net)) {
-                    Some(endpoint) => Self::SetEndpoint(*net, *endpoint),
+                    Some(endpoint) => Self::SetEndpoint(*net, endpoint.clone()),
                     None => Self::DeleteEndpoint(*net),
                 }
             }
@@ -264,6 +264,9 @@ impl fmt::Display for Words<'_, Settings> {
         if let Some(bytes) = self.0.rekey_after {
             write!(f, " rekey-after {bytes}")?;
         }
+        if self.0.rotating {
+            f.write_str(" rotating")?;
+        }
         match self.0.recheck {
             0 => f.write_str(" recheck off"),
             // What it is unless the configuration says otherwise.
@@ -347,8 +350,17 @@ impl fmt::Display for Words<'_, Endpoint> {
             node,
             workload,
             ifindex,
+            device,
+            next,
         } = self.0;
-        write!(f, "node {node} workload {workload} ifindex {ifindex}")
+        write!(f, "node {node} workload {workload} ifindex {ifindex}")?;
+        if let Some(device) = device {
+            write!(f, " device {device}")?;
+        }
+        match next {
+            Some(next) => write!(f, " next {next}"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -1,14 +1,14 @@
 //! Steps of the host's interfaces: the WireGuard device, its peers and routes, and the MTU of
 //! workloads' host-side interfaces.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::{
     config::value::{AbsolutePath, InterfaceName, PublicKey},
-    state::{Peer, ROUTE_PROTOCOL, State},
+    state::{Peer, ROUTE_PROTOCOL, State, Wireguard},
 };
 
 /// A step of an interface.
@@ -33,6 +33,8 @@ pub enum DeviceChange {
     Delete,
     /// It gets the private key in a file.
     SetPrivateKey(AbsolutePath),
+    /// It loses its private key.
+    ClearPrivateKey,
     /// It gets a UDP port.
     SetPort(u16),
     /// It gets an MTU, bytes.
@@ -53,18 +55,31 @@ pub enum DeviceChange {
     AddRoute(IpNet),
     /// The route no longer does.
     DeleteRoute(IpNet),
+    /// A peer is told to come by it from now on.
+    Switch(Switch),
+    /// Nothing comes from these peers by it any more.
+    Drain(BTreeSet<PublicKey>),
+}
+
+/// A peer that is to come by another device than before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Switch {
+    /// Its public key there.
+    pub peer: PublicKey,
+    /// From and to which networks it is told.
+    pub pairs: Vec<(IpNet, IpNet)>,
+    /// By what device and under what key it has come so far: while that works, it must answer before anything else is done.
+    /// `None`: it is told, and that is all.
+    pub before: Option<(InterfaceName, PublicKey)>,
 }
 
 impl DeviceOp {
-    /// See [`super::Op::inverse`]. A key that was made stays: it is used next time. A device is
-    /// deleted in the last step of a plan, so nothing can fail after it. The private key before is
+    /// See [`super::Op::inverse`]. A key that was made stays: it is used next time. Devices and their private keys are
+    /// deleted in the last steps of a plan, so nothing else can fail after that. The private key before is
     /// not known; the device is useless with either until its peers know the new one.
     pub(super) fn inverse(&self, before: &State) -> Vec<Self> {
         use DeviceChange as C;
-        let device = before
-            .wireguard
-            .as_ref()
-            .filter(|d| d.interface == self.interface);
+        let device = before.device(&self.interface);
         let mut veths = before
             .namespaces
             .values()
@@ -77,7 +92,15 @@ impl DeviceOp {
             .iter()
             .filter(|route| route.interface == self.interface);
         let changes = match &self.change {
-            C::GenerateKey(_) | C::Delete | C::SetPrivateKey(_) => Vec::new(),
+            C::SetPrivateKey(_) if device.is_some_and(|d| d.key.public.is_none()) => {
+                vec![C::ClearPrivateKey]
+            }
+            C::GenerateKey(_)
+            | C::Delete
+            | C::SetPrivateKey(_)
+            | C::ClearPrivateKey
+            | C::Drain(_) => Vec::new(),
+            C::Switch(switch) => return switch.back(),
             C::Add => vec![C::Delete],
             C::SetPort(_) => device.map(|d| C::SetPort(d.port)).into_iter().collect(),
             C::SetMtu(_) => {
@@ -86,12 +109,18 @@ impl DeviceOp {
             }
             C::AddAddress(net) => vec![C::DeleteAddress(*net)],
             C::DeleteAddress(net) => vec![C::AddAddress(*net)],
-            C::SetPeer(key, _) | C::DeletePeer(key) => {
-                match device.and_then(|d| d.peers.get(key)) {
-                    Some(peer) => vec![C::SetPeer(*key, peer.clone())],
-                    None => vec![C::DeletePeer(*key)],
-                }
+            C::SetPeer(key, peer) => {
+                // A network that another peer had was taken from that.
+                let others = device.into_iter().flat_map(|d| &d.peers);
+                let robbed = others.filter(|(other, before)| {
+                    *other != key && !before.networks.is_disjoint(&peer.networks)
+                });
+                let robbed = robbed.map(|(key, peer)| C::SetPeer(*key, peer.clone()));
+                std::iter::once(peer_before(device, key))
+                    .chain(robbed)
+                    .collect()
             }
+            C::DeletePeer(key) => vec![peer_before(device, key)],
             C::Up => vec![C::Down],
             // The kernel forgets the routes of a device that is switched off.
             C::Down => std::iter::once(C::Up)
@@ -108,6 +137,29 @@ impl DeviceOp {
     }
 }
 
+/// What makes a peer of a device what it was.
+fn peer_before(device: Option<&Wireguard>, key: &PublicKey) -> DeviceChange {
+    match device.and_then(|device| device.peers.get(key)) {
+        Some(peer) => DeviceChange::SetPeer(*key, peer.clone()),
+        None => DeviceChange::DeletePeer(*key),
+    }
+}
+
+impl Switch {
+    /// The peer is told to come as before.
+    fn back(&self) -> Vec<DeviceOp> {
+        let step = |(interface, peer): &(InterfaceName, PublicKey)| DeviceOp {
+            interface: interface.clone(),
+            change: DeviceChange::Switch(Self {
+                peer: *peer,
+                pairs: self.pairs.clone(),
+                before: None,
+            }),
+        };
+        self.before.iter().map(step).collect()
+    }
+}
+
 impl fmt::Display for DeviceOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use DeviceChange as C;
@@ -117,6 +169,7 @@ impl fmt::Display for DeviceOp {
             C::Add => write!(f, "ip link add dev {name} type wireguard"),
             C::Delete => write!(f, "ip link delete dev {name}"),
             C::SetPrivateKey(file) => write!(f, "wg set {name} private-key {file}"),
+            C::ClearPrivateKey => write!(f, "wg set {name} private-key /dev/null"),
             C::SetPort(port) => write!(f, "wg set {name} listen-port {port}"),
             C::SetMtu(mtu) => write!(f, "ip link set dev {name} mtu {mtu}"),
             C::AddAddress(net) => write!(f, "ip address add {net} dev {name}"),
@@ -130,6 +183,14 @@ impl fmt::Display for DeviceOp {
             }
             C::DeleteRoute(net) => {
                 write!(f, "ip route delete {net} dev {name} proto {ROUTE_PROTOCOL}")
+            }
+            C::Switch(Switch { peer, .. }) => {
+                write!(f, "# peer {peer} is told to come by {name}, and answers")
+            }
+            C::Drain(peers) => {
+                let peers: Vec<String> = peers.iter().map(ToString::to_string).collect();
+                let peers = peers.join(", ");
+                write!(f, "# nothing comes by {name} any more from peer {peers}")
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::state::State;
 
 pub use self::{
     datapath::{DatapathOp, NetnsEntry},
-    device::{DeviceChange, DeviceOp},
+    device::{DeviceChange, DeviceOp, Switch},
     namespace::{NamespaceChange, NamespaceOp},
 };
 

@@ -8,7 +8,7 @@ use std::{
 use ipnet::IpNet;
 
 use underseal::{
-    config::value::{InterfaceName, PublicKey},
+    config::value::{AbsolutePath, InterfaceName, PublicKey},
     execute::Edge,
     op::{DatapathOp, DeviceChange, DeviceOp, NamespaceChange, NamespaceOp, NetnsEntry, Op},
     state::{Datapath, Key, Namespace, Route, State, Target, Wireguard},
@@ -95,6 +95,17 @@ impl Model {
                 }
                 datapath.settings = settings.clone();
             }
+            DatapathOp::SetEndpoint(net, it) => {
+                let (devices, beside) = (&self.state.wireguard, &self.state.beside);
+                let named = it.device.iter().chain(&it.next);
+                let is_there = |name: &InterfaceName| {
+                    beside.contains_key(name) || devices.iter().any(|d| d.interface == *name)
+                };
+                if !named.into_iter().all(is_there) {
+                    return refuse("no such device to lead to");
+                }
+                datapath.ipcache.insert(*net, it.clone());
+            }
             DatapathOp::Attach(attachment) => {
                 datapath
                     .attachments
@@ -148,9 +159,13 @@ impl Model {
             C::GenerateKey(_) => {}
             C::Add => return self.add_device(interface),
             C::Delete if self.silent.as_ref().is_some_and(is_silent) => self.silent = None,
+            C::Delete if self.state.beside.contains_key(interface) => {
+                self.state.beside.remove(interface);
+            }
             C::Delete => self.state.wireguard = self.silent.take(),
             _ => {
-                let mut devices = self.state.wireguard.iter_mut();
+                let beside = self.state.beside.values_mut();
+                let mut devices = self.state.wireguard.iter_mut().chain(beside);
                 match devices.find(|device| device.interface == *interface) {
                     Some(device) => {
                         return change_device(device, &mut self.state.routes, self.key, change);
@@ -163,11 +178,7 @@ impl Model {
     }
 
     fn add_device(&mut self, interface: &InterfaceName) -> Result<(), Refused> {
-        self.silent = self.state.wireguard.take();
-        if self.silent.as_ref().is_some_and(|w| w.up) {
-            return refuse("the port is taken");
-        }
-        self.state.wireguard = Some(Wireguard {
+        let new = Wireguard {
             interface: interface.clone(),
             up: false,
             mtu: 1420,
@@ -178,7 +189,16 @@ impl Model {
             },
             addresses: BTreeSet::new(),
             peers: BTreeMap::new(),
-        });
+        };
+        if is_beside(interface) {
+            self.state.beside.insert(interface.clone(), new);
+            return Ok(());
+        }
+        self.silent = self.state.wireguard.take();
+        if self.silent.as_ref().is_some_and(|w| w.up) {
+            return refuse("the port is taken");
+        }
+        self.state.wireguard = Some(new);
         Ok(())
     }
 
@@ -241,9 +261,23 @@ fn write(datapath: &mut Datapath, op: &DatapathOp) {
             drop(datapath.dns_names.insert(*whose, names.clone()))
         }
         DatapathOp::SetPolicies(policies) => datapath.policies.clone_from(policies),
-        DatapathOp::SetEndpoint(net, it) => drop(datapath.ipcache.insert(*net, *it)),
         DatapathOp::DeleteEndpoint(net) => drop(datapath.ipcache.remove(net)),
         other => unreachable!("{other} is no entry of a map"),
+    }
+}
+
+/// Whether a device is for another generation of keys, by its name.
+fn is_beside(interface: &InterfaceName) -> bool {
+    ["-1", "-2", "-3"]
+        .iter()
+        .any(|end| interface.as_str().ends_with(end))
+}
+
+/// The public half of the key in a file; the usual one has `usual`.
+pub(crate) fn key_in(file: &AbsolutePath, usual: PublicKey) -> PublicKey {
+    match file.as_str().strip_prefix("/keys/") {
+        Some(number) => PublicKey([number.parse().unwrap(); 32]),
+        None => usual,
     }
 }
 
@@ -262,10 +296,19 @@ fn change_device(
         C::GenerateKey(_) | C::Add | C::Delete => {}
         C::SetPrivateKey(file) => {
             device.key = Key {
-                public: Some(key),
+                public: Some(key_in(file, key)),
                 file: Some(file.clone()),
             }
         }
+        C::ClearPrivateKey => {
+            device.key = Key {
+                public: None,
+                file: None,
+            }
+        }
+        C::Switch(_) if !device.up => return refuse("Network is down"),
+        C::Switch(it) if !device.peers.contains_key(&it.peer) => return refuse("no such peer"),
+        C::Switch(_) | C::Drain(_) => {}
         C::SetPort(port) => device.port = *port,
         C::SetMtu(mtu) => device.mtu = *mtu,
         C::AddAddress(net) => {

@@ -41,6 +41,7 @@ mod refused;
 mod rekey;
 mod remote_recheck;
 mod remote_rekey;
+mod rotate_key;
 mod session;
 mod shapes;
 mod smoke;
@@ -97,6 +98,8 @@ const ALL: &[Scenario] = &[
     in_turn(&["7.3"], one("recheck", recheck::run)),
     at_leisure(two("remote_recheck", remote_recheck::run)),
     at_leisure(two("remote_rekey", remote_rekey::run)),
+    in_turn(&["7.3"], two("rotate_key", rotate_key::two)),
+    at_leisure(three("rotate_key_three", rotate_key::three)),
     at_leisure(one("auto_cipher", auto_cipher::run)),
     at_leisure(one("faults_storm", faults_storm::run)),
     at_leisure(one("faults_scarce", faults_storm::scarce)),
@@ -119,6 +122,13 @@ const fn two(name: &'static str, run: Run) -> Scenario {
         everyday: &LINES,
         machines: 2,
         run,
+    }
+}
+
+const fn three(name: &'static str, run: Run) -> Scenario {
+    Scenario {
+        machines: 3,
+        ..one(name, run)
     }
 }
 

@@ -406,7 +406,7 @@ const fn kind(program: Program) -> bpf_attach_type {
         Program::SocketOps => BPF_CGROUP_SOCK_OPS,
         Program::SpliceRead | Program::Sendpage => BPF_PERF_EVENT,
         Program::SocketSendmsg | Program::SocketRecvmsg | Program::SockGraft => BPF_LSM_MAC,
-        Program::UplinkEgress | Program::ToWorkload => BPF_TCX_EGRESS,
+        Program::UplinkEgress | Program::ToWorkload | Program::ToWireguard => BPF_TCX_EGRESS,
         Program::UplinkIngress | Program::FromWireguard | Program::FromWorkload => BPF_TCX_INGRESS,
     }
 }

@@ -18,7 +18,9 @@ use underseal_abi::{self as abi, Config, Conn, Netns, Tally, names};
 
 use super::{pin, sys};
 use crate::config::choice::Cipher;
+use crate::config::value::InterfaceName;
 use crate::kernel::error::Error;
+use crate::kernel::link;
 use crate::state::{Bundle, Endpoint, Node, PeerWorkload, Workload};
 
 /// The configuration of the datapath; `None` if there is no map. All zeros: never written.
@@ -56,6 +58,7 @@ pub fn ipcache() -> Result<BTreeMap<IpNet, Endpoint>, Error> {
     let fail = |error| cannot("read map", names::IPCACHE, error);
     let map = LpmTrie::<_, [u8; 16], abi::Endpoint>::try_from(Map::LpmTrie(map)).map_err(fail)?;
     let mut endpoints = BTreeMap::new();
+    let names = Devices::read()?;
     for entry in map.iter() {
         let (key, endpoint) = entry.map_err(fail)?;
         let net = net_of(key.prefix_len(), key.data()).ok_or_else(|| {
@@ -64,20 +67,7 @@ pub fn ipcache() -> Result<BTreeMap<IpNet, Endpoint>, Error> {
                 format_args!("a key of {} bits", key.prefix_len()),
             )
         })?;
-        let abi::Endpoint {
-            node,
-            workload,
-            ifindex,
-            ..
-        } = endpoint;
-        endpoints.insert(
-            net,
-            Endpoint {
-                node,
-                workload,
-                ifindex,
-            },
-        );
+        endpoints.insert(net, names.endpoint(endpoint));
     }
     Ok(endpoints)
 }
@@ -86,23 +76,56 @@ pub fn ipcache() -> Result<BTreeMap<IpNet, Endpoint>, Error> {
 ///
 /// # Errors
 /// The map cannot be written.
-pub fn set_endpoint(net: IpNet, endpoint: Endpoint) -> Result<(), Error> {
-    let Endpoint {
-        node,
-        workload,
-        ifindex,
-    } = endpoint;
+pub fn set_endpoint(net: IpNet, endpoint: &Endpoint) -> Result<(), Error> {
+    let index = |name: &Option<InterfaceName>| match name {
+        Some(name) => Ok(link::named(name.as_str())?.index),
+        None => Ok(0),
+    };
     let value = abi::Endpoint {
-        node,
-        workload,
-        ifindex,
-        reserved: 0,
+        node: endpoint.node,
+        workload: endpoint.workload,
+        ifindex: match endpoint.node {
+            abi::THIS_NODE => endpoint.ifindex,
+            _ => index(&endpoint.device)?,
+        },
+        next: index(&endpoint.next)?,
     };
     let (prefix, address) = key_of(net);
     let map = writable(names::IPCACHE)?;
     let write = LpmTrie::try_from(Map::LpmTrie(map))
         .and_then(|mut map| map.insert(&Key::new(prefix, address), value, 0));
     write.map_err(|error| cannot("write map", names::IPCACHE, error))
+}
+
+/// Names of interfaces, for the indices that the map has.
+struct Devices(BTreeMap<u32, String>);
+
+impl Devices {
+    fn read() -> Result<Self, Error> {
+        let links = link::list()?.into_iter();
+        Ok(Self(links.map(|link| (link.index, link.name)).collect()))
+    }
+
+    fn endpoint(&self, raw: abi::Endpoint) -> Endpoint {
+        let other = raw.node != abi::THIS_NODE;
+        Endpoint {
+            node: raw.node,
+            workload: raw.workload,
+            ifindex: if other { 0 } else { raw.ifindex },
+            device: self.name(if other { raw.ifindex } else { 0 }),
+            next: self.name(raw.next),
+        }
+    }
+
+    /// `None` for 0. A device that is gone has a name that none has.
+    fn name(&self, index: u32) -> Option<InterfaceName> {
+        let gone = || format!("?{index}").parse().ok();
+        match (index, self.0.get(&index)) {
+            (0, _) => None,
+            (_, Some(name)) => name.parse().ok().or_else(gone),
+            (_, None) => gone(),
+        }
+    }
 }
 
 /// Forgets whose a network is; nothing if that is not known.
