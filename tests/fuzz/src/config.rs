@@ -48,7 +48,7 @@ fn apply(config: &Config) {
     let facts = Facts {
         object: Digest([1; 16]),
         public_key: Some(PublicKey([2; 32])),
-        next_public_key: None,
+        next_public_key: Some(PublicKey([3; 32])),
         next_preshared_keys: BTreeMap::new(),
         leading: BTreeMap::new(),
         sessions: BTreeMap::new(),
