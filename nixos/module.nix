@@ -36,7 +36,16 @@ let
       cfg.settings.wireguard != null
       && (cfg.settings.wireguard.generation or 0 != 0 || cfg.settings.wireguard.next or null != null)
     );
-  ports = [ port ] ++ lib.optionals generations [ (port + 1) (port + 2) (port + 3) ];
+  ports =
+    if generations then
+      [
+        port
+        (port + 1)
+        (port + 2)
+        (port + 3)
+      ]
+    else
+      [ port ];
   devices = map (
     uplink: "sys-subsystem-net-devices-${utils.escapeSystemdPath uplink}.device"
   ) cfg.settings.node.uplinks;

@@ -52,7 +52,7 @@ fn systemd_would_find_a_mistake() {
 #[test]
 fn sandboxes_are_tight() {
     let root = root_with_units(|_, text| text);
-    for (unit, limit) in UNITS.iter().zip(["31", "35", "15", "15"]) {
+    for (unit, limit) in UNITS.iter().zip(["34", "35", "15", "15"]) {
         let mut analyze = tool("systemd-analyze", "systemd");
         analyze.args([
             "security",
@@ -150,7 +150,10 @@ fn module_configures_the_rest_of_nixos() {
         module["example"].as_str().unwrap()
     );
     assert_eq!(module["checks"], json!([check]));
-    assert_eq!(module["ports"], json!({"example": [51871], "least": [], "generations": [51871, 51872, 51873, 51874]}));
+    assert_eq!(
+        module["ports"],
+        json!({"example": [51871], "least": [], "generations": [51871, 51872, 51873, 51874]})
+    );
     let spire = |value: &Value| value["underseal-spire"]["wantedBy"].clone();
     let wanted = json!(["multi-user.target"]);
     assert_eq!(spire(&module["spire"]), wanted);

@@ -96,10 +96,12 @@ impl Model {
                 datapath.settings = settings.clone();
             }
             DatapathOp::SetEndpoint(net, it) => {
-                let (devices, beside) = (&self.state.wireguard, &self.state.beside);
+                let (face, beside) = (&self.state.wireguard, &self.state.beside);
+                let faces = [face, &self.silent];
                 let named = it.device.iter().chain(&it.next);
                 let is_there = |name: &InterfaceName| {
-                    beside.contains_key(name) || devices.iter().any(|d| d.interface == *name)
+                    let mut faces = faces.into_iter().flatten();
+                    beside.contains_key(name) || faces.any(|face| face.interface == *name)
                 };
                 if !named.into_iter().all(is_there) {
                     return refuse("no such device to lead to");

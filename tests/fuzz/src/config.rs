@@ -48,6 +48,10 @@ fn apply(config: &Config) {
     let facts = Facts {
         object: Digest([1; 16]),
         public_key: Some(PublicKey([2; 32])),
+        next_public_key: Some(PublicKey([3; 32])),
+        next_preshared_keys: BTreeMap::new(),
+        leading: BTreeMap::new(),
+        sessions: BTreeMap::new(),
         preshared_keys: BTreeMap::new(),
         uplinks: BTreeMap::new(),
         sendpage: true,

@@ -22,6 +22,8 @@ use underseal_vm::site::{CONFIG, Helpers, Settings, Site};
 use underseal_vm::topology::Node;
 use underseal_vm::{Lab, Process, VmOptions, Wire};
 
+use crate::faults;
+
 const PATIENCE: Duration = Duration::from_secs(120);
 /// A key that nobody has.
 const WRONG: &str = "C8LHcQxrDOFUSUP9ZMJFtvAWDLLWxIQNGQYFvcEBCU8=";
@@ -118,7 +120,7 @@ impl Network {
         let options = |number: u8| VmOptions {
             name: format!("node-{number}"),
             nics: vec![wire.port(usize::from(number) - 1)],
-            ..VmOptions::default()
+            ..faults::options()
         };
         let vms = match count {
             2 => lab.boot_all(&[1, 2].map(options))?.to_vec(),
