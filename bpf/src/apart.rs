@@ -1,6 +1,7 @@
 //! Functions that the verifier checks by themselves, once for each program: they have global linkage. One that is only
 //! not inlined it checks again at every call, in every state that the caller may be in (kernel/bpf/verifier.c,
-//! `check_func_call`, `do_check_subprogs`); with what policies ask of a packet that came to seconds.
+//! `check_func_call`, `do_check_subprogs`); with what policies ask of a packet that came to a million
+//! instructions.
 //!
 //! It takes nothing for granted there. An argument is a number, the context, or a pointer to memory of a size that BTF
 //! tells: all of it written before (a struct has no padding), perhaps null. The answer is a number that may be anything,

@@ -40,6 +40,8 @@ pub struct Case {
     pub bytes: u32,
 }
 
+const _: () = assert!(size_of::<Case>() == 28);
+
 impl Case {
     /// Makes it the other way round.
     #[inline(always)]
