@@ -267,7 +267,7 @@ mod tests {
             Just(Message::Ready),
             (why, "[ -~]{0,40}").prop_map(|(why, text)| Message::Refuse(why, text)),
             Just(Message::Cancel),
-            key.clone().prop_map(Message::Ask),
+            key.prop_map(Message::Ask),
             renewal(key).prop_map(Message::Renewal),
         ]
     }
