@@ -37,8 +37,8 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
     sites.into_iter().try_for_each(faults::stop_helper)?;
     if lab.kernel.line == "7.3" {
         under_load(&stage)?;
-        killed(&stage)?;
         at_the_limit(&stage, "control")?;
+        killed(&stage)?;
     } else {
         at_the_limit(&stage, "nothing")?;
     }
