@@ -15,7 +15,7 @@ use support::model::{Model, closed, key_in};
 use underseal::{
     config::{
         Config, Format, Source,
-        value::{Digest, PublicKey},
+        value::{Digest, PublicKey, WorkloadName},
     },
     desired::{DEFAULT_LOWAT, desired},
     execute::{self, Undone},
@@ -164,6 +164,13 @@ impl Situation {
         state
             .namespaces
             .retain(|_, n| n.entry.is_some() || n.live.is_some());
+        let namespaces = self.namespaces(&mut state);
+        mark_gone(&mut state);
+        (self.facts(&state, model, namespaces), state)
+    }
+
+    /// Those of the workloads, in `state` too.
+    fn namespaces(&self, state: &mut State) -> BTreeMap<WorkloadName, Found> {
         let mut namespaces = BTreeMap::new();
         for (workload, n) in self.workloads.iter().filter(|(_, n)| *n > 0) {
             let cookie = cookie(*workload, *n);
@@ -184,7 +191,15 @@ impl Situation {
                 },
             );
         }
-        mark_gone(&mut state);
+        namespaces
+    }
+
+    fn facts(
+        &self,
+        state: &State,
+        model: &Model,
+        namespaces: BTreeMap<WorkloadName, Found>,
+    ) -> Facts {
         let ids = state.datapath.iter().flat_map(|d| &d.workloads);
         let own = |generation: u32| {
             let file = own_file(generation).parse().unwrap();
@@ -195,7 +210,7 @@ impl Situation {
         let leading = ipcache.filter(|(_, endpoint)| endpoint.node > 1);
         let leading = leading
             .filter_map(|(net, endpoint)| Some((*net, state.leading(endpoint)?.interface.clone())));
-        let facts = Facts {
+        Facts {
             object: Digest([self.object; 16]),
             public_key: Some(own(generation)),
             next_public_key: next.then(|| own(generation + 1)),
@@ -210,8 +225,7 @@ impl Situation {
                 .collect(),
             cipher: None,
             namespaces,
-        };
-        (facts, state)
+        }
     }
 }
 

@@ -158,8 +158,14 @@ in
     example = (evaluate { } example).networking.firewall.allowedUDPPorts;
     least = (evaluate { } least).networking.firewall.allowedUDPPorts;
     generations =
-      (evaluate { } (example // { wireguard = { next.private_key_file = "/key"; }; }))
-      .networking.firewall.allowedUDPPorts;
+      let
+        settings = example.settings // {
+          wireguard = {
+            next.private_key_file = "/key";
+          };
+        };
+      in
+      (evaluate { } (example // { inherit settings; })).networking.firewall.allowedUDPPorts;
   };
   refused = builtins.mapAttrs (_: settings: refuses (wrong settings)) {
     mode = {

@@ -37,19 +37,20 @@ pub fn switch(
     switch: &Switch,
     insistence: Insistence,
 ) -> Result<bool, Error> {
-    let loses = match &switch.before {
-        Some((before, peer)) => has_session(before, peer)?,
-        None => false,
+    let Some((before, peer)) = &switch.before else {
+        // Twice: what this node has sent by another way may arrive after the first.
+        tell(interface, &switch.pairs, SHORT)?;
+        thread::sleep(QUIET);
+        return Ok(tell(interface, &switch.pairs, SHORT)? == 0);
     };
+    let loses = has_session(before, peer)?;
     let insists = loses && insistence == Insistence::Sessions;
     let limit = if insists { ANSWER } else { SHORT };
     let missing = tell(interface, &switch.pairs, limit)?;
     if missing == 0 || !insists {
         return Ok(missing == 0);
     }
-    if let Some((before, _)) = &switch.before {
-        tell(before, &switch.pairs, SHORT)?;
-    }
+    tell(before, &switch.pairs, SHORT)?;
     let why = format!("no answer within {} s", ANSWER.as_secs());
     let hint = "it must have this key as [wireguard.next] and have been applied, with the same preshared key; generations, \
                 public key and endpoint must be right, and a firewall must let the UDP ports pass";

@@ -74,6 +74,21 @@ pub struct Switch {
 }
 
 impl DeviceOp {
+    /// The same, if it is a [`DeviceChange::Switch`], without what comes before it.
+    pub(crate) fn again(&self) -> Self {
+        let change = match &self.change {
+            DeviceChange::Switch(switch) => DeviceChange::Switch(Switch {
+                before: None,
+                ..switch.clone()
+            }),
+            other => other.clone(),
+        };
+        Self {
+            interface: self.interface.clone(),
+            change,
+        }
+    }
+
     /// See [`super::Op::inverse`]. A key that was made stays: it is used next time. Devices and their private keys are
     /// deleted in the last steps of a plan, so nothing else can fail after that. The private key before is
     /// not known; the device is useless with either until its peers know the new one.

@@ -51,6 +51,12 @@ impl From<DatapathOp> for Op {
     }
 }
 
+impl From<DeviceOp> for Op {
+    fn from(op: DeviceOp) -> Self {
+        Self::Device(op)
+    }
+}
+
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -11,7 +11,7 @@ use underseal_abi::THIS_NODE;
 use super::{Stage, change};
 use crate::{
     config::value::PublicKey,
-    op::{DatapathOp, DeviceChange, Op, Switch},
+    op::{DatapathOp, DeviceChange, DeviceOp, Op, Switch},
     state::{Endpoint, Peer, PresharedKey, State, Wireguard},
 };
 
@@ -164,7 +164,7 @@ fn switches(desired: &State, observed: &State) -> Vec<Op> {
     let (Some(wanted), Some(found)) = (&desired.datapath, &observed.datapath) else {
         return Vec::new();
     };
-    let mut told: BTreeMap<u32, (Op, Vec<Op>)> = BTreeMap::new();
+    let mut told: BTreeMap<u32, (DeviceOp, Vec<Op>)> = BTreeMap::new();
     for (network, endpoint) in &wanted.ipcache {
         let moving = found.ipcache.get(network);
         let moving = moving.filter(|now| moves(network, now, endpoint, desired, observed));
@@ -181,14 +181,24 @@ fn switches(desired: &State, observed: &State) -> Vec<Op> {
                 pairs: pairs(desired, new.peers.get(peer)),
                 before: Some((old.interface.clone(), *old_peer)),
             };
-            let switch = change(&new.interface, DeviceChange::Switch(switch));
+            let switch = DeviceOp {
+                interface: new.interface.clone(),
+                change: DeviceChange::Switch(switch),
+            };
             (switch, Vec::new())
         });
         sets.push(DatapathOp::SetEndpoint(*network, endpoint.clone()).into());
     }
-    told.into_values()
-        .flat_map(|(switch, sets)| std::iter::once(switch).chain(sets))
-        .collect()
+    let mut ops = Vec::new();
+    for (switch, sets) in told.into_values() {
+        // Once more when this node sends by it too: a peer with two keys follows what comes by the next one, and that came
+        // until now if the way is back to the present one.
+        let again = switch.again();
+        ops.push(switch.into());
+        ops.extend(sets);
+        ops.push(again.into());
+    }
+    ops
 }
 
 /// From where and to where a peer has to hear something, so that it knows of each of our networks, and answers for each

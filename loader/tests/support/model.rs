@@ -11,7 +11,7 @@ use underseal::{
     config::value::{AbsolutePath, InterfaceName, PublicKey},
     execute::Edge,
     op::{DatapathOp, DeviceChange, DeviceOp, NamespaceChange, NamespaceOp, NetnsEntry, Op},
-    state::{Datapath, Key, Namespace, Route, State, Target, Wireguard},
+    state::{Datapath, Endpoint, Key, Namespace, Route, State, Target, Wireguard},
 };
 
 /// The model. Refuses what the kernel would refuse.
@@ -95,19 +95,7 @@ impl Model {
                 }
                 datapath.settings = settings.clone();
             }
-            DatapathOp::SetEndpoint(net, it) => {
-                let (face, beside) = (&self.state.wireguard, &self.state.beside);
-                let faces = [face, &self.silent];
-                let named = it.device.iter().chain(&it.next);
-                let is_there = |name: &InterfaceName| {
-                    let mut faces = faces.into_iter().flatten();
-                    beside.contains_key(name) || faces.any(|face| face.interface == *name)
-                };
-                if !named.into_iter().all(is_there) {
-                    return refuse("no such device to lead to");
-                }
-                datapath.ipcache.insert(*net, it.clone());
-            }
+            DatapathOp::SetEndpoint(net, it) => return self.set_endpoint(*net, it),
             DatapathOp::Attach(attachment) => {
                 datapath
                     .attachments
@@ -128,6 +116,19 @@ impl Model {
                 self.forget();
             }
             op => write(datapath, op),
+        }
+        Ok(())
+    }
+
+    /// A device is named by its index, so it has to be there.
+    fn set_endpoint(&mut self, net: IpNet, it: &Endpoint) -> Result<(), Refused> {
+        let devices: Vec<_> = self.state.devices().chain(&self.silent).collect();
+        let mut named = it.device.iter().chain(&it.next);
+        if !named.all(|name| devices.iter().any(|device| device.interface == *name)) {
+            return refuse("no such device to lead to");
+        }
+        if let Some(datapath) = &mut self.state.datapath {
+            datapath.ipcache.insert(net, it.clone());
         }
         Ok(())
     }
