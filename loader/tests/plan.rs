@@ -61,7 +61,11 @@ fn check(case: &Path) {
     golden::compare(&case.join("plan.txt"), &shown);
 
     let mut model = Model::new(state);
-    if let Some(device) = &mut wanted.wireguard {
+    let devices = wanted
+        .wireguard
+        .iter_mut()
+        .chain(wanted.beside.values_mut());
+    for device in devices.filter(|device| device.key.file.is_some()) {
         // A key that is made in the plan is known after it.
         model.key = *device.key.public.get_or_insert(model.key);
     }

@@ -15,7 +15,7 @@ use support::model::{Model, closed, key_in};
 use underseal::{
     config::{
         Config, Format, Source,
-        value::{Digest, PublicKey, WorkloadName},
+        value::{Digest, InterfaceName, PublicKey, WorkloadName},
     },
     desired::{DEFAULT_LOWAT, desired},
     execute::{self, Undone},
@@ -206,17 +206,13 @@ impl Situation {
             key_in(&file, model.key)
         };
         let (generation, next) = self.own;
-        let ipcache = state.datapath.iter().flat_map(|d| &d.ipcache);
-        let leading = ipcache.filter(|(_, endpoint)| endpoint.node > 1);
-        let leading = leading
-            .filter_map(|(net, endpoint)| Some((*net, state.leading(endpoint)?.interface.clone())));
         Facts {
             object: Digest([self.object; 16]),
             public_key: Some(own(generation)),
             next_public_key: next.then(|| own(generation + 1)),
             preshared_keys: BTreeMap::new(),
             next_preshared_keys: BTreeMap::new(),
-            leading: leading.collect(),
+            leading: leading(&state),
             sessions: BTreeMap::new(),
             uplinks: [("eth0".parse().unwrap(), self.uplink_mtu)].into(),
             sendpage: false,
@@ -227,6 +223,15 @@ impl Situation {
             namespaces,
         }
     }
+}
+
+/// Which device leads to each network of a peer.
+fn leading(state: &State) -> BTreeMap<IpNet, InterfaceName> {
+    let ipcache = state.datapath.iter().flat_map(|d| &d.ipcache);
+    let leading = ipcache.filter(|(_, endpoint)| endpoint.node > 1);
+    let leading = leading
+        .filter_map(|(net, endpoint)| Some((*net, state.leading(endpoint)?.interface.clone())));
+    leading.collect()
 }
 
 /// Where this node's key of a generation is.

@@ -319,7 +319,7 @@ impl Network {
         let site = &self.node(number).site;
         let steps = site
             .vm
-            .sh("underseal plan | grep -n 'is told to come by' | cut -d: -f1")?;
+            .sh("underseal plan | grep -n -m1 'is told to come by' | cut -d: -f1")?;
         let switch: u32 = steps.text().parse().context(steps.text())?;
         // When nothing was done yet, before the switch, behind it, and behind what follows.
         for steps in [switch - 1, 1, 2, 3] {
@@ -407,7 +407,12 @@ impl Network {
         load.flows()?;
         for (name, site, ping) in load.pings {
             let lost = lost(site, &name, &ping)?;
-            ensure!(lost.is_empty(), "ping {name}: not answered: {lost:?}");
+            let (first, last) = (lost.first(), lost.last());
+            ensure!(
+                lost.is_empty(),
+                "ping {name}: {} not answered, from {first:?} to {last:?}",
+                lost.len()
+            );
         }
         for node in &self.nodes {
             node.site.vm.sh("touch /tmp/enough")?;
