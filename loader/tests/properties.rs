@@ -212,7 +212,7 @@ impl Situation {
             next_public_key: next.then(|| own(generation + 1)),
             preshared_keys: BTreeMap::new(),
             next_preshared_keys: BTreeMap::new(),
-            leading: leading(&state),
+            leading: leading(state),
             sessions: BTreeMap::new(),
             uplinks: [("eth0".parse().unwrap(), self.uplink_mtu)].into(),
             sendpage: false,
