@@ -90,7 +90,7 @@ const ALL: &[Scenario] = &[
     at_leisure(one("key_limit", key_limit::run)),
     at_leisure(one("rekey", rekey::run)),
     in_turn(&["7.3"], one("recheck", recheck::run)),
-    in_turn(&["7.3"], two("rotate_key", rotate_key::two)),
+    at_leisure(two("rotate_key", rotate_key::two)),
     at_leisure(three("rotate_key_three", rotate_key::three)),
     at_leisure(one("auto_cipher", auto_cipher::run)),
     at_leisure(one("faults_storm", faults_storm::run)),

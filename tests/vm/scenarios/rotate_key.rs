@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// A key that nobody has.
 const WRONG: &str = "C8LHcQxrDOFUSUP9ZMJFtvAWDLLWxIQNGQYFvcEBCU8=";
 const PAGE: usize = 1 << 16;
-const LONG: usize = 3 << 20;
+const LONG: usize = 2 << 20;
 
 pub(crate) fn two(lab: &Lab) -> Result<()> {
     let net = Network::set(lab, 2)?;
@@ -120,6 +120,8 @@ impl Network {
         let options = |number: u8| VmOptions {
             name: format!("node-{number}"),
             nics: vec![wire.port(usize::from(number) - 1)],
+            // Each change loads all programs, while everything talks.
+            deadline: Duration::from_secs(1500),
             ..faults::options()
         };
         let vms = match count {
