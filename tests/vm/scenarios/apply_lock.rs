@@ -11,7 +11,7 @@ use underseal_vm::site::{Settings, Site};
 use underseal_vm::topology::Node;
 use underseal_vm::{Lab, VmOptions, Wire};
 
-use crate::lifecycle::{WORLD, ensure_same};
+use crate::lifecycle::{WORLD, ensure_back};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Makes the pipe as small as can be, and empties it when it is told to.
@@ -46,7 +46,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
     let untouched = vm.sh(WORLD)?.text();
     two_at_once(&site)?;
     site.down()?;
-    ensure_same("two applies and down", &untouched, &vm.sh(WORLD)?.text())?;
+    ensure_back("two applies and down", &untouched, &vm)?;
     killed(&site, &untouched)?;
     in_the_way(&site, &untouched)
 }
@@ -119,7 +119,7 @@ fn killed(site: &Site, untouched: &str) -> Result<()> {
             site.ensure_settled().with_context(|| at.clone())?;
         }
         site.down().with_context(|| at.clone())?;
-        ensure_same(&at, untouched, &site.vm.sh(WORLD)?.text())?;
+        ensure_back(&at, untouched, &site.vm)?;
     }
     Ok(())
 }
@@ -146,9 +146,9 @@ fn in_the_way(site: &Site, untouched: &str) -> Result<()> {
             said.code == Some(1) && said.error_text().contains(named),
             "{thing}: {said:?}"
         );
-        ensure_same(thing, &before, &site.vm.sh(WORLD)?.text())?;
+        ensure_back(thing, &before, &site.vm)?;
         site.vm.sh(gone)?;
-        ensure_same(gone, untouched, &site.vm.sh(WORLD)?.text())?;
+        ensure_back(gone, untouched, &site.vm)?;
     }
     Ok(())
 }

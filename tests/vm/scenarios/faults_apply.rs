@@ -12,7 +12,7 @@ use underseal_vm::topology::Node;
 use underseal_vm::{Lab, Process, VmOptions, Wire};
 
 use crate::faults::{self, Count, PATIENCE};
-use crate::lifecycle::{WORLD, ensure_same};
+use crate::lifecycle::{WORLD, ensure_back};
 
 /// $1 command, $2 stride. Killed when one step is done, when a stride more are, and so on, each on what the one before
 /// has left, until it ends by itself; prints how often it was killed.
@@ -67,11 +67,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
         "down killed {killed} times: {counts:?}"
     );
     site.down()?;
-    ensure_same(
-        "down killed at each step",
-        &untouched,
-        &site.vm.sh(WORLD)?.text(),
-    )?;
+    ensure_back("down killed at each step", &untouched, &site.vm)?;
     // Nothing holds what is established now, nor what was established meanwhile.
     let count = faults::ended(&faults::run(
         &site,

@@ -1,16 +1,20 @@
 //! apply twice, plan, status, down: the second apply writes nothing, and down leaves nothing behind.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, ensure};
 use underseal_vm::identities::Authority;
 use underseal_vm::site::{CONFIG, Settings, Site};
 use underseal_vm::topology::Node;
-use underseal_vm::{Lab, VmOptions, Wire};
+use underseal_vm::{Lab, Vm, VmOptions, Wire};
 
 /// Everything that an apply touches, as the tools of others see it. BPF ids grow and are left out.
 pub(crate) const WORLD: &str = "(ip -o link | sed 's/^[0-9]*: //; s/link-netnsid.*//'; ip -o addr | cut -d' ' -f2-; ip route show table all; ip -6 route show table all) | grep -v fe80
 for n in shop cart; do ip netns exec $n sysctl net.ipv4.tcp_notsent_lowat; ip -n $n -o link show eth0; done
 bpftool -j prog list | tr '{' '\\n' | grep -o '\"name\":\"[^\"]*\"' | sort; bpftool -j map list | tr '{' '\\n' | grep -o '\"name\":\"[^\"]*\"' | sort
 find /sys/fs/bpf; tc filter show dev h-shop ingress; tc qdisc show dev h-shop; tc qdisc show dev eth0";
+
+const FREED: Duration = Duration::from_secs(60);
 
 pub(crate) fn run(lab: &Lab) -> Result<()> {
     let wire = Wire::new(1)?;
@@ -98,11 +102,23 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
     vm.sh("ip route show 10.2.0.0/24 | grep -q underseal0")?;
 
     site.down()?;
-    ensure_same("apply and down", &before, &vm.sh(WORLD)?.text())?;
+    ensure_back("apply and down", &before, &vm)?;
     vm.sh("underseal down").map(drop)?;
     let kept = vm.sh("stat -c '%a %Y %i' /var/lib/underseal/wireguard.key; sha256sum /var/lib/underseal/wireguard.key")?.text();
     ensure!(kept == key, "the private key has changed");
     Ok(())
+}
+
+/// The same of what programs that are gone have held: the kernel frees their maps a while later (kernel/bpf/core.c,
+/// `bpf_prog_free_deferred`), so it is looked at until nothing is left of them.
+pub(crate) fn ensure_back(what: &str, before: &str, vm: &Vm) -> Result<()> {
+    let end = Instant::now() + FREED;
+    loop {
+        let after = vm.sh(WORLD)?.text();
+        if after == before || Instant::now() >= end {
+            return ensure_same(what, before, &after);
+        }
+    }
 }
 
 pub(crate) fn ensure_same(what: &str, before: &str, after: &str) -> Result<()> {
