@@ -17,9 +17,9 @@ use underseal_vm::{Lab, Process};
 
 use crate::faults::{self, Count};
 
-const LIMIT: &str = "4MiB";
+const LIMIT: &str = "8MiB";
 /// Bytes each way, for which a key of [`LIMIT`] must be replaced four times.
-const MUCH: u64 = 17 << 20;
+const MUCH: u64 = 33 << 20;
 /// How many of the two kinds of programs each.
 const CONNECTIONS: u64 = 2;
 /// How often each direction must have been given a new key.

@@ -15,9 +15,9 @@ use underseal_vm::{Lab, Process, VmOptions};
 
 use crate::faults::{self, Count};
 
-const LIMIT: &str = "3MiB";
+const LIMIT: &str = "6MiB";
 /// Bytes each way, for which a key of [`LIMIT`] must be replaced three times.
-const MUCH: u64 = 10 << 20;
+const MUCH: u64 = 20 << 20;
 /// How many of the two kinds of programs each.
 const CONNECTIONS: u64 = 1;
 /// How often each direction must have been given a new key.
