@@ -100,7 +100,6 @@ const ALL: &[Scenario] = &[
     at_leisure(two("remote_rekey", remote_rekey::run)),
     at_leisure(two("rotate_key", rotate_key::two)),
     at_leisure(three("rotate_key_three", rotate_key::three)),
-    at_leisure(three("rotate_key_three", rotate_key::three)),
     at_leisure(one("auto_cipher", auto_cipher::run)),
     at_leisure(one("faults_storm", faults_storm::run)),
     at_leisure(one("faults_scarce", faults_storm::scarce)),
