@@ -92,7 +92,7 @@ fn reader_pauses(site: &Site) -> Result<()> {
     let recording = site.inside("shop").capture("eth0")?;
     let (before, put_off) = (site.counter("rekeyed")?, site.counter("rekey_put_off")?);
     let reader = site.inside("cart").spawn(
-        "rm -f /tmp/go; exec python3 /tmp/pausing_reader.py read 7003 4170000 >/tmp/reader",
+        "rm -f /tmp/go; exec python3 /tmp/pausing_reader.py read 7003 8340000 >/tmp/reader",
     )?;
     let cart = site.workload("cart");
     cart.wait_for_port(&site.vm, 7003)?;
