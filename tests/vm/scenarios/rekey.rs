@@ -124,25 +124,26 @@ enum Fate {
     IsReset,
 }
 
-/// The names are those of `ktls/src/helper/controls.rs`.
-const STOPS: &[(&str, Fate)] = &[
-    ("pausing:1", Fate::Lives),
-    ("pausing:2", Fate::Lives),
-    ("pausing:3", Fate::Lives),
-    ("half:1", Fate::IsReset),
-    ("half:2", Fate::IsReset),
-    ("replaced:1", Fate::IsReset),
-    ("replaced:2", Fate::IsReset),
+/// The names are those of `ktls/src/helper/controls.rs`. With how many MiB each end says: less than the second limit, which
+/// nobody moves while no helper runs; or so much that a direction is on its way to its third key.
+const STOPS: &[(&str, Fate, u64)] = &[
+    ("pausing:1", Fate::Lives, 14),
+    ("pausing:2", Fate::Lives, 14),
+    ("pausing:3", Fate::Lives, 24),
+    ("half:1", Fate::IsReset, 14),
+    ("half:2", Fate::IsReset, 14),
+    ("replaced:1", Fate::IsReset, 14),
+    ("replaced:2", Fate::IsReset, 14),
 ];
 
 /// One connection. Its other direction goes on while no helper runs, and must not come to its end by that.
 fn killed(site: &Site) -> Result<()> {
     configure(site, "8MiB")?;
-    for (stop_at, fate) in STOPS {
+    for (stop_at, fate, mebibytes) in STOPS {
         let interrupted = site.counter("reset_interrupted")?;
         let first = site.start_twin(&site.vm.node().env("UNDERSEAL_STOP", stop_at))?;
         let server = faults::serve(site, "cart", 7001, "threads", "/dev/null")?;
-        let load = format!("1 {} threads 80", 24 << 20);
+        let load = format!("1 {} threads 80", mebibytes << 20);
         let client = faults::run(site, ("shop", "cart"), 7001, &load)?;
         let stopped = format!("grep -q '^State:.T' /proc/{}/status", first.pid());
         site.vm
