@@ -41,6 +41,8 @@ pub use secrets::{Cipher, SocketKeys, TrafficKeys};
 pub use spiffe::{SpiffeId, SpiffeIdError};
 pub use store::IdentityStore;
 pub use svid::{Svid, SvidError};
+#[cfg(feature = "maps")]
+pub use sys::map_entries;
 pub use sys::{cookie, set_notsent_lowat};
 pub use trust::{Trust, check_bundle};
 pub use verify::{PeerVerifier, Refusal};

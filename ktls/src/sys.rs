@@ -1,9 +1,15 @@
 //! The system calls that no safe crate offers. The only file of this crate with `unsafe`.
 #![allow(unsafe_code)]
 
+#[cfg(feature = "maps")]
+use aya::{Pod, maps::MapData};
+#[cfg(feature = "maps")]
+use aya_obj::generated::bpf_cmd;
 use nix::errno::Errno;
 #[cfg(feature = "helper")]
 use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
+#[cfg(feature = "maps")]
+use std::mem::MaybeUninit;
 use std::{
     io, mem,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
@@ -53,6 +59,92 @@ pub fn set_notsent_lowat(socket: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
     };
     Errno::result(result)?;
     Ok(())
+}
+
+/// All entries of a hash map of BPF that are in it all the while that it is read: a thousand with each call, where reading
+/// one after the other takes two calls for each (`BPF_MAP_LOOKUP_BATCH`, kernel/bpf/hashtab.c since 5.6).
+///
+/// # Errors
+///
+/// That of bpf(2); [`io::ErrorKind::InvalidData`] if keys or values of the map have another size than `K` and `V`.
+#[cfg(feature = "maps")]
+pub fn map_entries<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
+    ensure_sizes::<K, V>(map)?;
+    let (mut entries, mut room) = (Vec::new(), 1024);
+    let (mut place, mut next) = (None::<u32>, 0_u32);
+    loop {
+        let mut keys: Vec<MaybeUninit<K>> = vec![MaybeUninit::uninit(); room];
+        let mut values: Vec<MaybeUninit<V>> = vec![MaybeUninit::uninit(); room];
+        let mut attr = Batch {
+            from: place
+                .as_ref()
+                .map_or(0, |place| (&raw const *place).addr() as u64),
+            next: (&raw mut next).addr() as u64,
+            keys: keys.as_mut_ptr().addr() as u64,
+            values: values.as_mut_ptr().addr() as u64,
+            count: u32::try_from(room).map_err(io::Error::other)?,
+            map: map.as_raw_fd().cast_unsigned(),
+            element_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: BPF_MAP_LOOKUP_BATCH writes at most `count` keys and values, for which there is room, and a place,
+        // which is a u32 for hash maps; all of it lives until the call is over. `attr` has the size that is said.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                bpf_cmd::BPF_MAP_LOOKUP_BATCH as u32,
+                &raw mut attr,
+                mem::size_of::<Batch>(),
+            )
+        };
+        let result = Errno::result(result);
+        if result == Err(Errno::ENOSPC) {
+            // A bucket has more than there is room for.
+            room *= 2;
+            continue;
+        }
+        let is_last = result == Err(Errno::ENOENT);
+        if !is_last {
+            result?;
+        }
+        let copied = keys.iter().zip(&values).take(attr.count as usize);
+        // SAFETY: the kernel has written `count` keys and values of the map's sizes, which have been compared with those of
+        // K and V. Any bytes are values of Pod types.
+        let copied = copied.map(|(key, value)| unsafe { (key.assume_init(), value.assume_init()) });
+        entries.extend(copied);
+        if is_last {
+            return Ok(entries);
+        }
+        place = Some(next);
+    }
+}
+
+#[cfg(feature = "maps")]
+fn ensure_sizes<K, V>(map: BorrowedFd<'_>) -> io::Result<()> {
+    let info = MapData::from_fd(map.try_clone_to_owned()?).and_then(|map| map.info());
+    let info = info.map_err(io::Error::other)?;
+    let has = (info.key_size() as usize, info.value_size() as usize);
+    let wanted = (mem::size_of::<K>(), mem::size_of::<V>());
+    if has == wanted {
+        return Ok(());
+    }
+    let why = format!("its keys and values have {has:?} bytes, not {wanted:?}");
+    Err(io::Error::new(io::ErrorKind::InvalidData, why))
+}
+
+/// Attributes of the command; the kernel takes the length along and reads what is missing as zero
+/// (`bpf_check_uarg_tail_zero`, kernel/bpf/syscall.c).
+#[cfg(feature = "maps")]
+#[repr(C)]
+struct Batch {
+    from: u64,
+    next: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
 }
 
 #[cfg(feature = "helper")]

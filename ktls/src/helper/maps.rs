@@ -22,7 +22,7 @@ use underseal_abi::{
 };
 
 use super::{names::text, reset::in_namespace, sys};
-use crate::Bundle;
+use crate::{Bundle, map_entries};
 
 /// `BPF_EXIST`: an element that BPF has removed meanwhile is not brought back.
 const ONLY_IF_THERE: u64 = 2;
@@ -167,7 +167,7 @@ impl Maps {
     }
 
     fn all(&self, wanted: impl Fn(&Conn) -> bool) -> io::Result<Vec<Conn>> {
-        let conns = sys::entries::<u64, Conn>(self.all_conns.as_fd())?;
+        let conns = map_entries::<u64, Conn>(self.all_conns.as_fd())?;
         Ok(conns
             .into_iter()
             .map(|(_, conn)| conn)
@@ -218,7 +218,7 @@ impl Maps {
     /// The kernel lacks memory: whether a task sleeps there is not known then.
     pub(super) fn sleepers(&self, cookies: &[u64]) -> io::Result<Vec<Sleeper>> {
         let on_these = |s: &Sleeper| cookies.binary_search(&s.cookie).is_ok();
-        let sleepers = sys::entries::<Sleeper, u64>(self.all_sleepers.as_fd())?;
+        let sleepers = map_entries::<Sleeper, u64>(self.all_sleepers.as_fd())?;
         let sleepers = sleepers.into_iter().map(|(sleeper, _)| sleeper);
         Ok(sleepers.filter(on_these).collect())
     }
@@ -243,7 +243,7 @@ impl Maps {
         let now = sys::monotonic();
         let is_stale = |since: u64| now.saturating_sub(Duration::from_nanos(since)) > stale;
         // Those that cannot be read now are deleted later, as stale ones.
-        let sleepers = sys::entries::<Sleeper, u64>(self.all_sleepers.as_fd()).unwrap_or_default();
+        let sleepers = map_entries::<Sleeper, u64>(self.all_sleepers.as_fd()).unwrap_or_default();
         let dead: Vec<Sleeper> = sleepers
             .into_iter()
             .filter(|(sleeper, since)| {

@@ -114,49 +114,6 @@ pub(super) fn storage_set<T: Pod>(
     bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
 
-/// All entries of the hash map `map` that are in it all the while that it is read: a thousand with each call, where
-/// reading one after the other takes two calls for each (`BPF_MAP_LOOKUP_BATCH`, kernel/bpf/hashtab.c since 5.6).
-pub(super) fn entries<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
-    let mut entries = Vec::new();
-    let mut room = 1024;
-    let (mut place, mut next) = (None, 0u32);
-    loop {
-        let mut keys: Vec<MaybeUninit<K>> = vec![MaybeUninit::uninit(); room];
-        let mut values: Vec<MaybeUninit<V>> = vec![MaybeUninit::uninit(); room];
-        let mut attr = zeroed();
-        attr.batch.map_fd = map.as_raw_fd().cast_unsigned();
-        attr.batch.in_batch = place
-            .as_ref()
-            .map_or(0, |place: &u32| &raw const *place as u64);
-        attr.batch.out_batch = &raw mut next as u64;
-        attr.batch.keys = keys.as_mut_ptr() as u64;
-        attr.batch.values = values.as_mut_ptr() as u64;
-        attr.batch.count = u32::try_from(room).map_err(io::Error::other)?;
-        let result = bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
-        let is = |errno| matches!(&result, Err(error) if error.raw_os_error() == Some(errno));
-        if is(libc::ENOSPC) {
-            // A bucket has more than there is room for.
-            room *= 2;
-            continue;
-        }
-        let is_last = is(libc::ENOENT);
-        if !is_last {
-            result?;
-        }
-        // SAFETY: the integer was set above, and the kernel has written how many elements it has copied.
-        let count = unsafe { attr.batch.count } as usize;
-        let copied = keys.iter().zip(&values).take(count);
-        // SAFETY: the kernel has written `count` keys and values of the map's sizes, which are those of K and V: names
-        // and layouts come from underseal-abi, whose version was checked when the maps were opened.
-        entries
-            .extend(copied.map(|(key, value)| unsafe { (key.assume_init(), value.assume_init()) }));
-        if is_last {
-            return Ok(entries);
-        }
-        place = Some(next);
-    }
-}
-
 /// The same, whether it holds something or not.
 pub(super) fn storage_create<T: Pod>(
     map: BorrowedFd<'_>,

@@ -15,8 +15,9 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use underseal_abi::{self as abi, Config, Conn, Netns, Tally, names};
+use underseal_ktls::map_entries;
 
-use super::{pin, sys};
+use super::pin;
 use crate::config::choice::Cipher;
 use crate::config::value::InterfaceName;
 use crate::kernel::error::Error;
@@ -326,18 +327,7 @@ pub fn delete_peer_workload(ip: IpAddr) -> Result<(), Error> {
 /// # Errors
 /// The map cannot be read.
 pub fn conns() -> Result<BTreeMap<u64, Conn>, Error> {
-    let Some(fd) = pin::open(&pin::path(names::MAPS, names::CONNS))? else {
-        return Ok(BTreeMap::new());
-    };
-    let fail = |error| Error::new("read map", names::CONNS, error);
-    let map = fd.try_clone().map_err(fail)?;
-    let map = MapData::from_fd(map).map_err(|error| cannot("open map", names::CONNS, error))?;
-    // For the comparison of sizes.
-    let map = HashMap::<_, u64, Conn>::try_from(Map::HashMap(map));
-    map.map_err(|error| cannot("read map", names::CONNS, error))?;
-    // There may be a hundred thousand.
-    let conns = sys::entries::<u64, Conn>(fd.as_fd()).map_err(fail)?;
-    Ok(conns.into_iter().collect())
+    entries(names::CONNS)
 }
 
 /// Every counter of the datapath with its name, summed over all CPUs.
@@ -407,12 +397,10 @@ pub(super) fn entries<K: Pod + Ord, V: Pod>(name: &str) -> Result<BTreeMap<K, V>
 
 /// The same for keys without an order.
 pub(super) fn pairs<K: Pod, V: Pod>(name: &str) -> Result<Vec<(K, V)>, Error> {
-    let Some(map) = open(name)? else {
+    let Some(map) = pin::open(&pin::path(names::MAPS, name))? else {
         return Ok(Vec::new());
     };
-    let fail = |error| cannot("read map", name, error);
-    let map = HashMap::<_, K, V>::try_from(Map::HashMap(map)).map_err(fail)?;
-    map.iter().collect::<Result<_, _>>().map_err(fail)
+    map_entries(map.as_fd()).map_err(|error| Error::new("read map", name, error))
 }
 
 pub(super) fn insert<K: Pod, V: Pod>(name: &str, key: K, value: V) -> Result<(), Error> {

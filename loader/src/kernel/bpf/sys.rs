@@ -7,7 +7,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::mem::{self, MaybeUninit};
+use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -116,52 +116,6 @@ pub(super) fn program(id: u32) -> io::Result<OwnedFd> {
     unsafe { bpf_fd(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr) }
 }
 
-/// All entries of a hash map, whose keys and values have the sizes of `K` and `V`, which the caller has compared, and
-/// that are in it all the while that it is read: a thousand with each call, where reading one
-/// after the other takes two calls for each (`BPF_MAP_LOOKUP_BATCH`, kernel/bpf/hashtab.c since 5.6).
-pub(super) fn entries<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
-    let (mut entries, mut room) = (Vec::new(), 1024);
-    let (mut place, mut next) = (None::<u32>, 0_u32);
-    loop {
-        let mut keys: Vec<MaybeUninit<K>> = vec![MaybeUninit::uninit(); room];
-        let mut values: Vec<MaybeUninit<V>> = vec![MaybeUninit::uninit(); room];
-        let mut attr = Batch {
-            from: place
-                .as_ref()
-                .map_or(0, |place| (&raw const *place).addr() as u64),
-            next: (&raw mut next).addr() as u64,
-            keys: keys.as_mut_ptr().addr() as u64,
-            values: values.as_mut_ptr().addr() as u64,
-            count: u32::try_from(room).map_err(io::Error::other)?,
-            map: number(map),
-            element_flags: 0,
-            flags: 0,
-        };
-        // SAFETY: BPF_MAP_LOOKUP_BATCH writes at most `count` keys and values, for which there is room, and a place,
-        // which is a u32 for hash maps; all of it lives until the call is over.
-        let result = unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) };
-        let is = |errno| matches!(&result, Err(error) if error.raw_os_error() == Some(errno));
-        if is(libc::ENOSPC) {
-            // A bucket has more than there is room for.
-            room *= 2;
-            continue;
-        }
-        let is_last = is(libc::ENOENT);
-        if !is_last {
-            result?;
-        }
-        let copied = keys.iter().zip(&values).take(attr.count as usize);
-        // SAFETY: the kernel has written `count` keys and values of the map's sizes, which are those of K and V: the
-        // caller has compared them. Any bytes are values of Pod types.
-        let copied = copied.map(|(key, value)| unsafe { (key.assume_init(), value.assume_init()) });
-        entries.extend(copied);
-        if is_last {
-            return Ok(entries);
-        }
-        place = Some(next);
-    }
-}
-
 /// The first bytes of `struct bpf_link_info`. What `target` holds depends on the kind of link:
 /// id of a cgroup (u64), or index of an interface (first u32); zero once that is gone.
 #[derive(Clone, Copy, Default)]
@@ -249,18 +203,6 @@ pub(super) fn kprobe_event(pmu: u32, function: &str) -> io::Result<OwnedFd> {
     let fd = cerr(fd)?;
     // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-#[repr(C)]
-struct Batch {
-    from: u64,
-    next: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    map: u32,
-    element_flags: u64,
-    flags: u64,
 }
 
 #[repr(C)]
