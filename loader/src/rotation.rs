@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::config::value::{InterfaceName, Label, PublicKey};
+use crate::config::value::{InterfaceName, PublicKey};
 use crate::config::{self, Config};
 use crate::desired::ways;
 use crate::plan::notices;
@@ -17,8 +17,6 @@ pub const LIVE: u64 = 180;
 /// A peer, and how it is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contact {
-    /// Its name.
-    pub name: Label,
     /// The device that has the addresses.
     pub face: InterfaceName,
     /// The device of the pair with this node's present key.
@@ -56,7 +54,6 @@ pub fn contacts(config: &Config) -> Vec<Contact> {
     let contact = |peer: &config::Peer| {
         let (present, next) = ways(config, peer);
         Some(Contact {
-            name: peer.name.clone(),
             face: own.interface.clone(),
             present: present?,
             next,

@@ -325,6 +325,26 @@ pub struct Named {
     pub workload: u32,
 }
 
+impl Named {
+    /// A workload of this node.
+    #[must_use]
+    pub const fn own(workload: u32) -> Self {
+        Self {
+            address: [0; 16],
+            workload,
+        }
+    }
+
+    /// The workload of another node that has this address.
+    #[must_use]
+    pub const fn other(address: [u8; 16]) -> Self {
+        Self {
+            address,
+            workload: 0,
+        }
+    }
+}
+
 /// DNS names that a workload's certificate must have, because network policies rely on them: value of `DNS_NAMES`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -336,6 +356,12 @@ pub struct DnsNames {
 impl DnsNames {
     /// Room for the names of one workload, with a byte behind each.
     pub const MAX_LEN: usize = 4096;
+
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let parts = self.names.split(|byte| *byte == 0);
+        parts.filter(|part| !part.is_empty())
+    }
 }
 
 /// A packet that would be the answer to one that passed: key of `REPLIES`, whose value is the time at which that was

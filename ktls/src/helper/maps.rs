@@ -477,9 +477,7 @@ fn pack(chain: &[CertificateDer<'static>]) -> ([u8; 32], Option<Box<Chain>>) {
 
 /// DNS names as the loader has put them together.
 fn unpack(value: &DnsNames) -> Vec<String> {
-    let parts = value.names.split(|byte| *byte == 0);
-    let parts = parts.filter(|part| !part.is_empty());
-    parts.map(|part| text(part).to_owned()).collect()
+    value.iter().map(|name| text(name).to_owned()).collect()
 }
 
 fn path(kind: &str, name: &str) -> PathBuf {

@@ -230,13 +230,9 @@ impl Peers {
     fn terms(&self, maps: &Maps, (client, server): Pair) -> Result<Terms> {
         let end = |id| -> Result<_> {
             let workload = maps.workload(id)?;
-            let whose = Named {
-                workload: id,
-                ..Named::default()
-            };
             let claim = Claim {
                 id: spiffe_id(&workload)?,
-                dns_names: self.dns_names(maps, &whose)?,
+                dns_names: self.dns_names(maps, &Named::own(id))?,
             };
             Ok(((self.identity(&workload)?, claim), cipher(&workload)))
         };
@@ -311,14 +307,8 @@ pub(super) struct About {
 /// Whose the other end of a connection is, as the map of DNS names knows it.
 pub(super) fn named(conn: &Conn) -> Named {
     match conn.peer {
-        0 => Named {
-            address: conn.tuple.remote,
-            workload: 0,
-        },
-        workload => Named {
-            workload,
-            ..Named::default()
-        },
+        0 => Named::other(conn.tuple.remote),
+        workload => Named::own(workload),
     }
 }
 

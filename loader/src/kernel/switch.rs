@@ -12,7 +12,7 @@ use super::bpf::maps;
 use super::error::Error;
 use super::notice::{self, Pair, Post};
 use super::wireguard;
-use crate::config::value::{InterfaceName, Label, PublicKey};
+use crate::config::value::{InterfaceName, PublicKey};
 use crate::op::Switch;
 use crate::rotation::{Contact, LIVE};
 use crate::state::Endpoint;
@@ -102,11 +102,9 @@ pub fn announce(contacts: &[Contact]) -> Result<(), Error> {
 /// Asks peers which of this node's two keys they use, and notes the answers in the `IPCACHE` map. Who does not answer in
 /// time stays where it is.
 ///
-/// Returns the peers that have not answered.
-///
 /// # Errors
 /// A device is not there, or a map cannot be written.
-pub fn ask(contacts: &[Contact]) -> Result<Vec<Label>, Error> {
+pub fn ask(contacts: &[Contact]) -> Result<(), Error> {
     let devices: BTreeSet<&InterfaceName> = contacts
         .iter()
         .flat_map(|contact| std::iter::once(&contact.present).chain(&contact.next))
@@ -132,10 +130,7 @@ pub fn ask(contacts: &[Contact]) -> Result<Vec<Label>, Error> {
             }
         }
     }
-    Ok(silent
-        .into_iter()
-        .map(|contact| contact.name.clone())
-        .collect())
+    Ok(())
 }
 
 fn question(posts: &[Post], contact: &Contact) -> Result<(), Error> {

@@ -149,8 +149,8 @@ impl<'a> Work<'a> {
         let mut outcome = Outcome::default();
         let renamed: Vec<&Workload> = concerned(self.config)
             .filter(|workload| {
-                self.of(workload)
-                    .is_ok_and(|of| self.is_renamed(workload, of))
+                let of = self.of(workload).ok().flatten();
+                of.is_some_and(|(issued, set)| self.is_renamed(workload, &issued, &set))
             })
             .collect();
         if renamed.is_empty() {
@@ -164,10 +164,7 @@ impl<'a> Work<'a> {
     }
 
     /// Not of a revoked one, which is not renewed either.
-    fn is_renamed(&self, workload: &Workload, of: Option<(Issued, Set)>) -> bool {
-        let Some((issued, set)) = of else {
-            return false;
-        };
+    fn is_renamed(&self, workload: &Workload, issued: &Issued, set: &Set) -> bool {
         let has = certificate::facts(&set.certificate).map(|facts| facts.names);
         !self.authority.state.is_revoked(&issued.serial)
             && has.is_ok_and(|has| due::is_renamed(&has, &names_of(workload)))
@@ -311,7 +308,7 @@ impl<'a> Work<'a> {
                 Ok(Found::Ours(set)) => match self.known(&set) {
                     Some(it)
                         if due::is_due(&it, &self.authority.state, self.now, before)
-                            || self.is_renamed(workload, Some((it.clone(), set.clone()))) =>
+                            || self.is_renamed(workload, &it, &set) =>
                     {
                         due.push(workload);
                     }

@@ -35,14 +35,8 @@ pub fn set(whose: Named, wanted: &BTreeSet<DnsName>) -> Result<(), Error> {
 
 fn key(whose: Named) -> abi::Named {
     match whose {
-        Named::Own(workload) => abi::Named {
-            workload,
-            ..abi::Named::default()
-        },
-        Named::Other(ip) => abi::Named {
-            address: maps::key_of(ip.into()).1,
-            workload: 0,
-        },
+        Named::Own(workload) => abi::Named::own(workload),
+        Named::Other(ip) => abi::Named::other(maps::key_of(ip.into()).1),
     }
 }
 
@@ -66,9 +60,8 @@ fn pack(wanted: &BTreeSet<DnsName>) -> Result<DnsNames, Error> {
 }
 
 fn unpack(value: &DnsNames) -> Result<BTreeSet<DnsName>, Error> {
-    let parts = value.names.split(|byte| *byte == 0);
-    let parts = parts.filter(|part| !part.is_empty());
-    parts.map(|part| maps::text(DNS_NAMES, part)).collect()
+    let names = value.iter();
+    names.map(|name| maps::text(DNS_NAMES, name)).collect()
 }
 
 #[cfg(test)]
