@@ -541,7 +541,7 @@ fn unreadable(path: &Path, reason: io::Error) -> IdentityError {
     }
 }
 
-const CERTIFICATE: &str = "tls.crt";
+pub(crate) const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
 const BUNDLE: &str = "ca.crt";
 const LISTS: &str = "ca.crl";

@@ -18,7 +18,7 @@ use underseal_abi::{Conn, Named, Workload};
 use super::{controls::Controls, maps::Maps, names::text};
 use crate::{
     Bundle, Cipher, Expects, HandshakeError, Identity, IdentityError, IdentityStore, Party, Relay,
-    Role, SpiffeId, memory,
+    Role, SpiffeId, identity::CERTIFICATE, memory,
 };
 
 /// How long keys that nobody has used yet stay in memory.
@@ -222,7 +222,7 @@ impl Peers {
             own: own.map_or("?", |it| text(&it.name)).to_owned(),
             peer: peer.unwrap_or_else(|| remote.to_string()),
             certificate: own.map_or_else(PathBuf::new, |it| {
-                Path::new(text(&it.identity)).join("tls.crt")
+                Path::new(text(&it.identity)).join(CERTIFICATE)
             }),
         }
     }

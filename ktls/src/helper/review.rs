@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     Bundle, Refusal, SpiffeId, Svid, Trust,
-    identity::{Identity, IdentityError, Stamp},
+    identity::{CERTIFICATE, Identity, IdentityError, Stamp},
 };
 
 /// How often it is looked even if no event has come: a folder that is itself a symbolic link makes none.
@@ -323,7 +323,7 @@ enum Health {
 
 fn due(identity: &Identity) -> String {
     let error = IdentityError::Due {
-        path: identity.directory().join("tls.crt"),
+        path: identity.directory().join(CERTIFICATE),
         until: identity.end(),
     };
     error.to_string()

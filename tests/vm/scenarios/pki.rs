@@ -66,13 +66,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
 
 fn install(site: &Site) -> Result<()> {
     let vm = &site.vm;
-    for (name, text) in SHIPPED {
-        vm.put(
-            &format!("/etc/systemd/system/{name}"),
-            text.as_bytes(),
-            0o644,
-        )?;
-    }
+    vm.put_units(SHIPPED)?;
     site.node.add(vm, &site.workloads)?;
     site.configure(&Settings::default())?;
     vm.sh(&format!(

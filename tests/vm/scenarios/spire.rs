@@ -81,16 +81,11 @@ fn install(site: &Site) -> Result<()> {
         spiffe_id("shop"),
         spiffe_id("cart")
     );
-    for (name, text) in SHIPPED
-        .into_iter()
-        .chain([("spire-agent.service", agent.as_str())])
-    {
-        vm.put(
-            &format!("/etc/systemd/system/{name}"),
-            text.as_bytes(),
-            0o644,
-        )?;
-    }
+    vm.put_units(
+        SHIPPED
+            .into_iter()
+            .chain([("spire-agent.service", agent.as_str())]),
+    )?;
     site.node.add(vm, &site.workloads)?;
     site.configure(&Settings {
         more: format!("\n[spire]\nsocket = \"unix://{SOCKET}\"\n"),

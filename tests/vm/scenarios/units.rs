@@ -19,7 +19,6 @@ use underseal_vm::topology::Node;
 use underseal_vm::{Lab, VmOptions, Wire};
 
 const PATIENCE: Duration = Duration::from_secs(120);
-const FOLDER: &str = "/etc/systemd/system";
 const SHIPPED: [(&str, &str); 2] = [
     (
         "underseal.service",
@@ -118,9 +117,7 @@ fn install(site: &Site) -> Result<()> {
         ("cart.service", CART),
         ("shop.service", SHOP),
     ];
-    for (name, text) in SHIPPED.into_iter().chain(ours) {
-        vm.put(&format!("{FOLDER}/{name}"), text.as_bytes(), 0o644)?;
-    }
+    vm.put_units(SHIPPED.into_iter().chain(ours))?;
     let mut script =
         "#!/bin/sh\nset -e\nsysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1\n"
             .to_owned();

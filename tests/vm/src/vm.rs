@@ -117,6 +117,20 @@ impl Vm {
         self.node().wait_until(condition, limit, what)
     }
 
+    /// Writes units where systemd of the guest looks for them, by name and text.
+    ///
+    /// # Errors
+    /// When the guest cannot.
+    pub fn put_units<'a>(&self, units: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<()> {
+        units.into_iter().try_for_each(|(name, text)| {
+            self.put(
+                &format!("/etc/systemd/system/{name}"),
+                text.as_bytes(),
+                0o644,
+            )
+        })
+    }
+
     /// Writes a file in the guest, making missing folders; `mode` is its permission bits.
     ///
     /// # Errors
