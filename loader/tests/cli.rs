@@ -106,7 +106,6 @@ fn errors_are_json_too() {
     assert!(json["error"].as_str().unwrap().contains("syntax.toml:2:10"));
 }
 
-/// Said once, with what to do, and nothing else is tried.
 /// The file alone decides: no privileges, nothing applied.
 #[test]
 fn policies_can_be_asked_for() {
@@ -136,6 +135,7 @@ fn policies_can_be_asked_for() {
     assert_eq!(ask(&["world", "bank/ledger", "80/gre"]).0, 2);
 }
 
+/// Said once, with what to do, and nothing else is tried.
 #[test]
 fn not_root() {
     let folder = tempfile::tempdir().unwrap();

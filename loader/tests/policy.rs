@@ -8,8 +8,9 @@ use proptest::prelude::*;
 use underseal::config::label::NAMESPACE;
 use underseal::config::network_policy::{Entity, Mtls, NetworkPolicy, Peer, Place, Protocol, Rule};
 use underseal::config::{Config, Format, Source};
-use underseal::policy::explain::{End, Outcome, explain};
+use underseal::policy::explain::{End, explain};
 use underseal::policy::names::demanded;
+use underseal::policy::outcome::Outcome;
 use underseal::policy::table::Question;
 use underseal::policy::{compile, ids};
 use underseal_abi::{Direction, Ruling, Way};
@@ -441,7 +442,7 @@ fn a_test_names_the_rule_that_decides() {
     );
     assert_eq!(
         ask("shop/cart", "192.0.2.9", "53/udp").outcome,
-        Outcome::Allowed
+        Outcome::Plaintext
     );
     assert_eq!(ask("shop/cart", "world", "53/udp").outcome, Outcome::Denied);
     assert!(explain(&config, "world", "shop/till", "80".parse().unwrap()).is_err());
@@ -450,6 +451,61 @@ fn a_test_names_the_rule_that_decides() {
     let plain = parse(&format!("{NODES}{SHOP}[seal]\nmode = 'never'\n"));
     let refused = explain(&plain, "shop/web", "shop/cart", "80".parse().unwrap()).unwrap();
     assert_eq!(refused.outcome, Outcome::DeniedUnsealed);
+}
+
+/// By the mode, by what is no workload, and by what mTLS cannot carry; rules come first.
+#[test]
+fn a_test_says_what_encrypts_and_what_else_denies() {
+    use Outcome::{Denied, DeniedNonTcp, DeniedOutside, Plaintext, Sealed, SealedInTunnel, Tunnel};
+    let cases = [
+        // Mode, `policy`, to whom, which port.
+        ("same-node", "", "shop/cart", "80", Sealed),
+        ("same-node", "", "shop/till", "80", Tunnel),
+        ("always", "", "shop/cart", "80", Sealed),
+        ("always", "", "shop/till", "80", SealedInTunnel),
+        ("always", "", "shop/till", "53/udp", Tunnel),
+        ("cross-node", "", "shop/cart", "80", Plaintext),
+        ("cross-node", "", "shop/till", "80", SealedInTunnel),
+        ("never", "", "shop/cart", "53/udp", Plaintext),
+        ("same-node", "", "shop/cart", "53/udp", DeniedNonTcp),
+        ("same-node", "", "shop/cart", "icmp", Plaintext),
+        (
+            "same-node",
+            "non_tcp = 'allow'",
+            "shop/cart",
+            "53/udp",
+            Plaintext,
+        ),
+        ("same-node", "", "world", "443", Plaintext),
+        (
+            "same-node",
+            "outside = 'deny'",
+            "world",
+            "443",
+            DeniedOutside,
+        ),
+        (
+            "same-node",
+            "outside = 'deny'",
+            "host",
+            "443",
+            DeniedOutside,
+        ),
+        ("same-node", "outside = 'deny'", "shop/till", "443", Tunnel),
+    ];
+    let peer = "[[peer]]\naddress = '10.2.0.1'\n";
+    let own = "[wireguard]\naddresses = ['10.1.0.1/32']\n";
+    let nodes = format!("{}{own}", NODES.replace("[[peer]]\n", peer));
+    for (mode, policy, to, port, outcome) in cases {
+        let settings = format!("[seal]\nmode = '{mode}'\n[policy]\n{policy}\n");
+        let ask = |rules: &str| {
+            let config = parse(&format!("{nodes}{settings}{rules}"));
+            explain(&config, "shop/web", to, port.parse().unwrap())
+        };
+        assert_eq!(ask("").unwrap().outcome, outcome, "{mode} {policy} {to}");
+        let nothing = "[[network_policy]]\nname = 'n'\negress = []\n";
+        assert_eq!(ask(nothing).unwrap().outcome, Denied);
+    }
 }
 
 /// `web` may connect to whoever has a name of the bank, or is the cart; nobody else is asked for names.
@@ -505,9 +561,12 @@ fn a_test_says_that_a_rule_rests_on_a_dns_name() {
         "the certificate of bank/ledger must have the DNS name books.example.org, ledger.bank";
     assert!(ledger.to_string().contains(line), "{ledger}");
     // Between nodes nothing is sealed in this mode, and `off` takes the seal away inside.
-    for to in ["bank/vault", "shop/cart"] {
+    for (to, outcome) in [
+        ("bank/vault", Outcome::Tunnel),
+        ("shop/cart", Outcome::Plaintext),
+    ] {
         let plain = ask(to);
-        assert_eq!(plain.outcome, Outcome::Allowed);
+        assert_eq!(plain.outcome, outcome);
         let line = "but a DNS name decides, which no certificate proves";
         assert!(
             plain.proven.is_empty() && plain.to_string().contains(line),

@@ -7,11 +7,11 @@ use std::str::FromStr;
 use serde::Serialize;
 use underseal_abi::{Direction, Ruling, Way};
 
+use super::outcome::{Outcome, outcome};
 use super::table::Question;
 use super::who::{self, Kind, Who};
 use super::{Numbered, compile, ids, names, rules, word};
 use crate::config::Config;
-use crate::config::choice::Access;
 use crate::config::network_policy::{Peer as RulePeer, Place, Protocol, Rule};
 use crate::config::value::Invalid;
 
@@ -76,7 +76,7 @@ pub struct Answer {
     pub ingress: End,
     /// DNS names that certificates must have, because rules rely on them; only of what is sealed.
     pub proven: Vec<Proven>,
-    /// What else in the configuration stands in the way.
+    /// What else there is to know.
     pub notes: Vec<String>,
 }
 
@@ -87,20 +87,6 @@ pub struct Proven {
     pub workload: String,
     /// The names.
     pub dns_names: Vec<String>,
-}
-
-/// What becomes of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Outcome {
-    /// It is allowed and sealed by mTLS.
-    Sealed,
-    /// It is allowed, without mTLS.
-    Allowed,
-    /// No rule allows it.
-    Denied,
-    /// A rule allows it with mTLS alone, which it would not have.
-    DeniedUnsealed,
 }
 
 /// What the rules for one end say.
@@ -170,17 +156,12 @@ pub fn explain(config: &Config, from: &str, to: &str, port: Port) -> Result<Answ
         let rule = table.side(question, direction).rule();
         judged(config, (own, peer, direction), rule, port)
     };
-    let outcome = match (ruling, way) {
-        (Ruling::RefusedPolicy, _) => Outcome::Denied,
-        (Ruling::RefusedMtls, _) => Outcome::DeniedUnsealed,
-        (Ruling::PassPlain, _) | (Ruling::Pass, Way::Plain) => Outcome::Allowed,
-        (Ruling::Pass, _) => Outcome::Sealed,
-    };
+    let outcome = outcome(config, (client, server), port.protocol, (ruling, way));
     let egress = end(client, server, Direction::Egress);
     let ingress = end(server, client, Direction::Ingress);
-    let mut notes = notes(config, (client, server), port.protocol);
+    let mut notes = Vec::new();
     let by_name = [&egress, &ingress].iter().any(|end| end.is_by_dns_name());
-    if outcome == Outcome::Allowed && by_name {
+    if !outcome.is_sealed() && !outcome.is_denied() && by_name {
         let why = "a DNS name decides, which no certificate proves: the configuration alone says whose it is";
         notes.push(why.to_owned());
     }
@@ -188,7 +169,7 @@ pub fn explain(config: &Config, from: &str, to: &str, port: Port) -> Result<Answ
         from: client.to_string(),
         to: server.to_string(),
         port,
-        proven: if outcome == Outcome::Sealed {
+        proven: if outcome.is_sealed() {
             proven(config, &[client, server])
         } else {
             Vec::new()
@@ -302,36 +283,16 @@ fn why(it: &Numbered<'_>, who: &Who<'_>, port: Port) -> String {
     format!("{peer}; {ports}; mtls {}", it.rule.mtls)
 }
 
-fn notes(
-    config: &Config,
-    (client, server): (&Who<'_>, &Who<'_>),
-    protocol: Protocol,
-) -> Vec<String> {
-    let places = [client.place(), server.place()];
-    let mut notes = Vec::new();
-    if places.contains(&None) && config.policy.outside == Access::Deny {
-        notes.push("`policy.outside` denies what is no workload, whatever rules allow".to_owned());
-    }
-    if places == [Some(Place::Same); 2]
-        && matches!(protocol, Protocol::Udp | Protocol::Sctp)
-        && config.seal.mode.raw().seals_same_node()
-        && config.policy.non_tcp == Access::Deny
-    {
-        let why = "denies what mTLS cannot carry inside a node, whatever rules allow";
-        notes.push(format!("`policy.non_tcp` {why}"));
-    }
-    notes
-}
-
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let outcome = match self.outcome {
-            Outcome::Sealed => "allowed, sealed by mTLS",
-            Outcome::Allowed => "allowed, without mTLS",
-            Outcome::Denied => "denied",
-            Outcome::DeniedUnsealed => "denied, because it would not be sealed",
-        };
-        writeln!(f, "{} -> {} {}: {outcome}", self.from, self.to, self.port)?;
+        let Self {
+            from,
+            to,
+            port,
+            outcome,
+            ..
+        } = self;
+        writeln!(f, "{from} -> {to} {port}: {outcome}")?;
         for (direction, who, end) in [
             (Direction::Egress, &self.from, &self.egress),
             (Direction::Ingress, &self.to, &self.ingress),

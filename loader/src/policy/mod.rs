@@ -7,6 +7,7 @@
 pub mod explain;
 mod intervals;
 pub mod names;
+pub mod outcome;
 pub mod table;
 pub mod who;
 
