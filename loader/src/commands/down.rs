@@ -1,7 +1,7 @@
 //! `underseal down`: removes all that `apply` has made. The private key file stays.
 
 use super::{Context, Error, Saying, connections};
-use crate::execute;
+use crate::execute::{self, NotReached};
 use crate::kernel::carry_out::Kernel;
 use crate::kernel::lock::Lock;
 use crate::kernel::{observe, probe};
@@ -34,7 +34,7 @@ pub fn run(context: &Context<'_>) -> Result<Report, Error> {
 
     let left = plan(&State::default(), &observe::state(config.as_ref())?);
     if !left.is_empty() {
-        return Err(Error::NotReached(left));
+        return Err(Error::NotReached(NotReached(left)));
     }
     Ok(Report::Down(Changes {
         certificates: None,

@@ -11,7 +11,7 @@ pub mod plan;
 pub mod policy;
 pub mod status;
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use thiserror::Error;
 use crate::config::{Config, ConfigError, Format, Source};
 use crate::controls::Controls;
 use crate::desired::{absent, desired};
-use crate::execute::Failure;
+use crate::execute::{Cause, Failure, NotReached};
 use crate::kernel::carry_out::{Intervention, StepError};
 use crate::kernel::error::Error as SystemError;
 use crate::kernel::observe;
@@ -81,15 +81,15 @@ pub enum Error {
     /// A system operation failed before anything was changed.
     #[error(transparent)]
     System(#[from] SystemError),
-    /// A step failed.
+    /// `apply` failed after it had begun.
     #[error(transparent)]
-    Step(#[from] Box<Failure<StepError>>),
+    Aborted(Box<Aborted>),
     /// A key would go that peers use; nothing was changed.
     #[error("{}\n  hint: change to the new key on {} first, or apply with --retire-key and cut it off", .0.join("\nerror: "), if .0.len() == 1 { "that node" } else { "those nodes" })]
     CutsOff(Vec<String>),
     /// All steps were carried out, and yet the kernel shows something else.
-    #[error("the kernel does not show what was set; still to do:{}", lines(.0))]
-    NotReached(Vec<Op>),
+    #[error("{0}")]
+    NotReached(NotReached),
     /// A manifest cannot be read, or is none.
     #[error(transparent)]
     Manifest(#[from] crate::import::Unreadable),
@@ -107,6 +107,39 @@ pub enum Error {
     Left(Vec<(Op, StepError)>),
 }
 
+/// An apply that failed after it had begun, and what nothing takes back.
+#[derive(Debug)]
+pub struct Aborted {
+    /// Why, and what became of its steps.
+    pub failure: Failure<StepError>,
+    /// What the built-in CA had issued by then.
+    pub certificates: Option<Outcome>,
+    /// What had become of connections by then, also while steps were taken back.
+    pub interventions: Vec<Connections>,
+}
+
+impl fmt::Display for Aborted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.failure.fmt(f)?;
+        for Connections { netns, reset, .. } in &self.interventions {
+            for ends in reset {
+                write!(f, "\n  connection {ends} of {netns} was reset")?;
+            }
+        }
+        let issued = self.certificates.iter().flat_map(|it| &it.issued);
+        for certificate in issued {
+            write!(
+                f,
+                "\n  the new certificate of {} stays",
+                certificate.spiffe_id
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Aborted {}
+
 impl Error {
     /// The exit code that tells it: 1 failed, 2 bad usage or configuration.
     #[must_use]
@@ -121,9 +154,9 @@ impl Error {
     #[must_use]
     pub fn verifier_log(&self) -> Option<&str> {
         match self {
-            Self::Step(failure) => match &failure.error {
-                StepError::Load(error) => error.log(),
-                StepError::System(_) => None,
+            Self::Aborted(aborted) => match &aborted.failure.cause {
+                Cause::Step(_, StepError::Load(error)) => error.log(),
+                _ => None,
             },
             _ => None,
         }
@@ -191,7 +224,7 @@ struct Comparison {
 }
 
 impl Comparison {
-    fn of(config: &Config) -> Result<Self, Error> {
+    fn of(config: &Config) -> Result<Self, SystemError> {
         let observed = observe::state(Some(config))?;
         let facts = observe::facts(config, &observed)?;
         let warnings = absent(config, &facts).into_iter().map(|(name, missing)| {
@@ -283,14 +316,6 @@ fn connections(interventions: &[Intervention]) -> Vec<Connections> {
 fn list(problems: &[Problem]) -> String {
     let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
     problems.join("\nerror: ")
-}
-
-fn lines(ops: &[Op]) -> String {
-    ops.iter().fold(String::new(), |mut text, op| {
-        // Writing to a String does not fail.
-        let _ = write!(text, "\n  {op}");
-        text
-    })
 }
 
 fn left_alone(outcome: &Outcome) -> String {
