@@ -11,7 +11,7 @@ use underseal_abi::{
 use underseal_ktls::diag;
 
 use super::bpf::attach::{self, Previous};
-use super::bpf::object::{self, LoadError, Loaded};
+use super::bpf::object::{self, Iterators, LoadError, Loaded};
 use super::bpf::{iterate, maps, named, policies};
 use super::error::Error;
 use super::key::PrivateKey;
@@ -73,6 +73,8 @@ pub enum Undo {
     Steps(Vec<Op>),
     /// By attaching what was attached before.
     Program(Previous),
+    /// By pinning the iterators that were pinned before.
+    Iterators(Iterators),
     /// By the private key that the device had before.
     Key(InterfaceName, PrivateKey),
 }
@@ -118,6 +120,12 @@ impl Kernel {
     fn step(&mut self, op: &Op) -> Result<Undo, StepError> {
         self.controls.begins();
         match op {
+            // Without maps there were no iterators; with them, they are all that a load replaces.
+            Op::Datapath(DatapathOp::Load(_)) if self.before.datapath.is_some() => {
+                let before = Iterators::pinned()?;
+                self.load()?;
+                return Ok(Undo::Iterators(before));
+            }
             Op::Datapath(op) => {
                 if let Some(previous) = self.datapath(op)? {
                     return Ok(Undo::Program(previous));
@@ -234,13 +242,13 @@ impl Kernel {
     ) -> Result<(), Error> {
         let is_kept = |conn: &Conn| conn.state == ConnState::Released as u32;
         let (kept, reset): (Vec<_>, Vec<_>) = listed.into_iter().partition(is_kept);
-        netns.run(|| reset.iter().try_for_each(destroy))??;
+        let (reset, failure) = netns.run(|| each(reset, destroy))?;
         self.interventions.push(Intervention {
             netns: path.clone(),
             reset,
             kept,
         });
-        Ok(())
+        failure.map_or(Ok(()), Err)
     }
 }
 
@@ -255,10 +263,24 @@ impl Edge for Kernel {
     fn undo(&mut self, undo: Undo) -> Result<(), StepError> {
         match undo {
             Undo::Program(previous) => Ok(previous.restore()?),
+            Undo::Iterators(before) => Ok(before.restore()?),
             Undo::Key(interface, key) => Ok(wireguard::set_private_key(&interface, &key)?),
             Undo::Steps(ops) => ops.iter().try_for_each(|op| self.step(op).map(drop)),
         }
     }
+}
+
+/// Does something with all of them, whichever of them fails. Returns those it was done with, and the first failure.
+fn each<T, E>(all: Vec<T>, what: impl Fn(&T) -> Result<(), E>) -> (Vec<T>, Option<E>) {
+    let mut failure = None;
+    let done = all.into_iter().filter(|one| match what(one) {
+        Ok(()) => true,
+        Err(error) => {
+            failure.get_or_insert(error);
+            false
+        }
+    });
+    (done.collect(), failure)
 }
 
 /// Ends a connection of the calling thread's namespace. One that has ended meanwhile is fine.
@@ -309,4 +331,22 @@ fn configure(settings: &Settings) -> Result<(), Error> {
         recheck: settings.recheck,
         policy: old.policy,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_cannot_be_reset_stops_none() {
+        let odd = |number: &u32| {
+            if number % 2 == 1 {
+                Ok(())
+            } else {
+                Err(*number)
+            }
+        };
+        assert_eq!(each(vec![1, 2, 3, 4, 5], odd), (vec![1, 3, 5], Some(2)));
+        assert_eq!(each(vec![1, 3], odd), (vec![1, 3], None));
+    }
 }
