@@ -25,7 +25,7 @@ use crate::desired::{absent, desired};
 use crate::execute::{Cause, Failure, NotReached};
 use crate::kernel::carry_out::{Intervention, StepError};
 use crate::kernel::error::Error as SystemError;
-use crate::kernel::observe;
+use crate::kernel::observe::{self, Observed};
 use crate::kernel::probe::{self, Problem};
 use crate::op::Op;
 use crate::pki::authority::Authority;
@@ -225,8 +225,12 @@ struct Comparison {
 
 impl Comparison {
     fn of(config: &Config) -> Result<Self, SystemError> {
-        let observed = observe::state(Some(config))?;
+        Self::with(config, observe::node(Some(config))?)
+    }
+
+    fn with(config: &Config, observed: Observed) -> Result<Self, SystemError> {
         let facts = observe::facts(config, &observed)?;
+        let observed = observed.state;
         let warnings = absent(config, &facts).into_iter().map(|(name, missing)| {
             format!("workload {name} stays closed: {missing}; apply again when it is there")
         });
