@@ -14,7 +14,7 @@ use underseal_vm::{Lab, Process, Vm, VmOptions, Wire};
 
 use crate::apply_lock::READER;
 use crate::faults::{self, Count, PATIENCE};
-use crate::lifecycle::{WORLD, ensure_back};
+use crate::lifecycle::{WORLD, ensure_back, ensure_same};
 
 /// $1 command, $2 stride. Killed when one step is done, when a stride more are, and so on, each on what the one before
 /// has left, until it ends by itself; prints how often it was killed.
@@ -30,6 +30,9 @@ echo $killed"#;
 const TRAFFIC: &str = "rm -f /tmp/enough; until test -e /tmp/enough; do storm run 10.1.0.11:7000 2 20000 epoll 60; done";
 /// What the kernel has, keys by their public halves and digests.
 const STATE: &str = "underseal --json status | python3 -c 'import json, sys; print(json.dumps(json.load(sys.stdin)[\"state\"], indent=1))'";
+/// Ids of programs, of iterators and of those that are attached.
+const PROGRAMS: &str = "for pin in /sys/fs/bpf/underseal/progs/*; do bpftool -j prog show pinned $pin | grep -o '\"id\":[0-9]*'; done
+bpftool -j link | tr '{' '\\n' | grep -o '\"prog_id\":[0-9]*' | sed 's/prog_//' | sort";
 /// The steps of a plan, one a line.
 const STEPS: &str = "underseal --json plan | python3 -c 'import json, sys; [print(step[\"line\"]) for step in json.load(sys.stdin)[\"steps\"]]'";
 /// As if other programs were attached: an apply has to replace all of them.
@@ -60,6 +63,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
     ensure!(killed >= 4, "apply killed {killed} times: {counts:?}");
 
     replaced_under_traffic(&site)?;
+    replaced_and_taken_back(&site)?;
     second_round_fails(&site)?;
 
     let traffic = site.inside("shop").spawn(TRAFFIC)?;
@@ -134,6 +138,36 @@ fn replaced_under_traffic(site: &Site) -> Result<()> {
         faults::ensure_sealed(recording, "programs replaced")?;
     }
     Ok(())
+}
+
+/// All programs are replaced, and then a route is in the way: those from before are back, iterators as well.
+fn replaced_and_taken_back(site: &Site) -> Result<()> {
+    let vm = &site.vm;
+    vm.sh(FORGET)?;
+    site.configure(&with_peers(&[2, 3]))?;
+    vm.sh("ip route add 10.3.0.0/24 via 192.0.2.2")?;
+    let before = vm.sh(PROGRAMS)?.text();
+    let said = vm.try_sh("underseal apply")?;
+    ensure!(
+        said.code == Some(1)
+            && said
+                .error_text()
+                .contains("all steps before it were taken back"),
+        "a route in the way: {said:?}"
+    );
+    ensure_same("apply that failed", &before, &vm.sh(PROGRAMS)?.text())?;
+    // Control: they would have been others.
+    vm.sh("ip route del 10.3.0.0/24")?;
+    site.apply()?;
+    let after = vm.sh(PROGRAMS)?.text();
+    ensure!(
+        before
+            .lines()
+            .all(|id| !after.lines().any(|other| other == id)),
+        "not all programs are others:\n{before}\n{after}"
+    );
+    site.configure(&with_peers(&[2]))?;
+    site.apply().map(drop)
 }
 
 /// The device gets other keys, a peer, and loses its only IPv4 address, with all its routes; before they are put back, somebody
