@@ -44,10 +44,7 @@ pub fn ipcache() -> Result<BTreeMap<IpNet, Endpoint>, Error> {
 /// # Errors
 /// The map cannot be written.
 pub fn set_endpoint(net: IpNet, endpoint: &Endpoint) -> Result<(), Error> {
-    let index = |name: &Option<InterfaceName>| match name {
-        Some(name) => Ok(link::named(name.as_str())?.index),
-        None => Ok(0),
-    };
+    let index = |name: &Option<InterfaceName>| name.as_ref().map_or(Ok(0), index_of);
     let value = abi::Endpoint {
         node: endpoint.node,
         workload: endpoint.workload,
@@ -62,6 +59,15 @@ pub fn set_endpoint(net: IpNet, endpoint: &Endpoint) -> Result<(), Error> {
     let write = LpmTrie::try_from(Map::LpmTrie(map))
         .and_then(|mut map| map.insert(&Key::new(prefix, address), value, 0));
     write.map_err(|error| cannot("write map", names::IPCACHE, error))
+}
+
+/// The index of a device. One that is gone has a name from [`Devices::name`], when a step is taken back.
+fn index_of(name: &InterfaceName) -> Result<u32, Error> {
+    let gone = name.as_str().strip_prefix('?');
+    match gone.and_then(|index| index.parse().ok()) {
+        Some(index) => Ok(index),
+        None => Ok(link::named(name.as_str())?.index),
+    }
 }
 
 /// Names of interfaces, for the indices that the map has.
@@ -136,6 +142,16 @@ pub(in crate::kernel::bpf) fn net_of(prefix: u32, address: [u8; 16]) -> Option<I
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_that_is_gone_keeps_its_index() {
+        let devices = Devices(BTreeMap::from([(1, "lo".to_owned())]));
+        let gone = devices.name(u32::MAX).unwrap();
+        assert_eq!(index_of(&gone).unwrap(), u32::MAX);
+        // Control: what has a name is looked up.
+        let none: InterfaceName = "nobody7".parse().unwrap();
+        assert!(index_of(&none).is_err());
+    }
 
     #[test]
     fn networks_and_keys() {
