@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
@@ -22,10 +21,14 @@ use crate::config::{
     },
 };
 
+mod attachment;
+mod facts;
 mod named;
 mod policies;
 
 pub use self::{
+    attachment::{Attachment, Hook, Program, Target},
+    facts::{Facts, Found},
     named::Named,
     policies::{Grant, Policies},
 };
@@ -346,179 +349,4 @@ pub struct Link {
     pub name: InterfaceName,
     /// Its index.
     pub index: u32,
-}
-
-/// A program and what it is attached to.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Attachment {
-    /// The program.
-    pub program: Program,
-    /// What it is attached to.
-    pub target: Target,
-}
-
-impl Attachment {
-    /// Name of the link's pin below [`underseal_abi::names::LINKS`].
-    #[must_use]
-    pub fn pin(&self) -> String {
-        match &self.target {
-            Target::Interface(interface) | Target::Gone(interface) => {
-                format!("{}@{interface}", self.program)
-            }
-            Target::Cgroup(_) | Target::Kernel => self.program.to_string(),
-        }
-    }
-}
-
-/// What a program is attached to.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Target {
-    /// A cgroup2 folder.
-    Cgroup(AbsolutePath),
-    /// An LSM hook or a kernel function, which the program itself names.
-    Kernel,
-    /// A network interface; the direction follows from the program.
-    Interface(InterfaceName),
-    /// An interface that is gone, or was replaced under its name; only the pin is left. Occurs in
-    /// what was observed alone.
-    Gone(InterfaceName),
-}
-
-/// Where a kind of program is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hook {
-    /// A cgroup, by this `bpftool cgroup` attach type.
-    Cgroup(&'static str),
-    /// A kernel function or LSM hook.
-    Kernel,
-    /// Packets that an interface receives.
-    Ingress,
-    /// Packets that an interface sends.
-    Egress,
-}
-
-macro_rules! programs {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal at $hook:expr,)*) => {
-        /// Every program that is attached, in the order in which this is done: what drops and
-        /// records comes before what lets through, and the workloads' own way out is last.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-        #[serde(rename_all = "snake_case")]
-        pub enum Program { $($(#[$doc])* $variant,)* }
-
-        impl Program {
-            /// All of them with their function name in the object and their hook.
-            pub const ALL: &[(Self, &str, Hook)] = &[$((Self::$variant, $name, $hook),)*];
-        }
-    };
-}
-
-programs! {
-    /// The guard: drops payload of sockets that are not sealed.
-    Egress = "egress" at Hook::Cgroup("cgroup_inet_egress"),
-    /// The guard's other direction.
-    Ingress = "ingress" at Hook::Cgroup("cgroup_inet_ingress"),
-    /// The strict check: no workload packet leaves outside WireGuard.
-    UplinkEgress = "uplink_egress" at Hook::Egress,
-    /// The strict check's other direction.
-    UplinkIngress = "uplink_ingress" at Hook::Ingress,
-    /// Records tasks inside send.
-    SocketSendmsg = "socket_sendmsg" at Hook::Kernel,
-    /// Records tasks inside receive.
-    SocketRecvmsg = "socket_recvmsg" at Hook::Kernel,
-    /// Records which process accepted a connection.
-    SockGraft = "sock_graft" at Hook::Kernel,
-    /// Records tasks that splice from a socket.
-    SpliceRead = "splice_read" at Hook::Kernel,
-    /// Records tasks that splice into a socket, on kernels that have this path.
-    Sendpage = "sendpage" at Hook::Kernel,
-    /// Sees what a program leaves unsent when it closes a sealed socket.
-    SockRelease = "sock_release" at Hook::Cgroup("cgroup_inet_sock_release"),
-    /// Refuses sockets that cannot be sealed.
-    SockCreate = "sock_create" at Hook::Cgroup("cgroup_inet_sock_create"),
-    /// Keeps an application from ending its own hold.
-    Setsockopt = "setsockopt" at Hook::Cgroup("cgroup_setsockopt"),
-    /// Policy at connect, IPv4.
-    Connect4 = "connect4" at Hook::Cgroup("cgroup_inet4_connect"),
-    /// Policy at connect, IPv6.
-    Connect6 = "connect6" at Hook::Cgroup("cgroup_inet6_connect"),
-    /// Holds or releases each connection when it is established.
-    SocketOps = "socket_ops" at Hook::Cgroup("cgroup_sock_ops"),
-    /// Checks what reaches a workload.
-    ToWorkload = "to_workload" at Hook::Egress,
-    /// Hands packets from other nodes to the workload they are for.
-    FromWireguard = "from_wireguard" at Hook::Ingress,
-    /// Leads the host's own packets to the device of the pair of keys that is in use.
-    ToWireguard = "to_wireguard" at Hook::Egress,
-    /// Sends a workload's packets on their way.
-    FromWorkload = "from_workload" at Hook::Ingress,
-}
-
-impl Program {
-    /// Where it is attached.
-    #[must_use]
-    pub const fn hook(self) -> Hook {
-        Self::ALL[self as usize].2
-    }
-
-    /// The program called `name`.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        let (program, _, _) = Self::ALL.iter().find(|(_, n, _)| *n == name)?;
-        Some(*program)
-    }
-}
-
-impl fmt::Display for Program {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(Self::ALL[*self as usize].1)
-    }
-}
-
-/// What the desired state depends on and Underseal does not own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Facts {
-    /// Digest of the object that this loader would load.
-    pub object: Digest,
-    /// Our public key; `None` while the private key file does not exist.
-    pub public_key: Option<PublicKey>,
-    /// Our next public key; `None` if there is none, or its private key file does not exist.
-    #[serde(default)]
-    pub next_public_key: Option<PublicKey>,
-    /// Digests of the preshared keys' files, by the peer's public key.
-    pub preshared_keys: BTreeMap<PublicKey, Digest>,
-    /// Digests of those that go with our next key, likewise.
-    #[serde(default)]
-    pub next_preshared_keys: BTreeMap<PublicKey, Digest>,
-    /// Which WireGuard device leads to each network of a peer, as the `IPCACHE` map has it.
-    #[serde(default)]
-    pub leading: BTreeMap<IpNet, InterfaceName>,
-    /// Seconds since the last handshake, by device and peer.
-    #[serde(default)]
-    pub sessions: BTreeMap<InterfaceName, BTreeMap<PublicKey, u64>>,
-    /// MTU of each configured uplink that exists, bytes.
-    pub uplinks: BTreeMap<InterfaceName, u32>,
-    /// Whether the kernel has the function that [`Program::Sendpage`] is attached to.
-    pub sendpage: bool,
-    /// Ids of the workloads that the `WORKLOADS` map lists.
-    pub ids: BTreeMap<WorkloadName, u32>,
-    /// What `seal.cipher = "auto"` stands for; `None` if a cipher is named.
-    #[serde(default)]
-    pub cipher: Option<Cipher>,
-    /// Namespaces of the configured workloads that exist.
-    pub namespaces: BTreeMap<WorkloadName, Found>,
-}
-
-/// A configured workload's namespace as it was found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Found {
-    /// Its cookie (`SO_NETNS_COOKIE`).
-    pub cookie: u64,
-    /// Entry of the `NETNS` map; `None` before the take-over.
-    pub entry: Option<Saved>,
-    /// What is set inside now.
-    pub live: Live,
 }

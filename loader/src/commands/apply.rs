@@ -1,17 +1,17 @@
 //! `underseal apply`: makes the node what the file says.
 
-use super::{Comparison, Context, Error, Saying, connections, lacking, preflight, renamed};
+use super::{
+    Aborted, Comparison, Context, Error, Saying, connections, lacking, preflight, renamed,
+};
 use crate::config::Config;
-use crate::execute;
-use crate::kernel::carry_out::Kernel;
+use crate::execute::{self, Edge, Node};
+use crate::kernel::carry_out::{Kernel, StepError, Undo};
+use crate::kernel::error::Error as SystemError;
 use crate::kernel::lock::Lock;
 use crate::kernel::switch::{self, Insistence};
+use crate::op::Op;
 use crate::report::{Changes, Report, Step};
 use crate::rotation;
-
-/// A step may take along what no plan can know of: with its last IPv4 address a device loses its IPv4
-/// routes (net/ipv4/fib_frontend.c, `fib_disable_ip`). A second round puts it back.
-const ROUNDS: usize = 2;
 
 /// Runs it.
 ///
@@ -30,39 +30,73 @@ pub fn run(context: &Context<'_>, insistence: Insistence) -> Result<Report, Erro
     let (certificates, mut warnings) = renamed(&config);
     warnings.extend(lacking(&config));
     warnings.append(&mut comparison.warnings);
-    let (mut done, mut interventions) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        let ops = comparison.plan();
-        if ops.is_empty() {
-            break;
+    let kernel = Kernel::new(comparison.observed.clone(), context.controls);
+    let mut applying = Applying {
+        config: &config,
+        kernel: kernel.insisting(insistence),
+        first: Some(comparison),
+    };
+    let outcome = execute::apply(&mut applying, |op| (context.say)(Saying::Step(op)));
+    let interventions = connections(applying.kernel.interventions());
+    match outcome {
+        Ok(steps) => {
+            warnings.extend_from_slice(applying.kernel.warnings());
+            Ok(Report::Apply(Changes {
+                steps: Step::all(steps),
+                certificates,
+                interventions,
+                warnings,
+            }))
         }
-        let kernel = Kernel::new(comparison.observed.clone(), context.controls);
-        let mut kernel = kernel.insisting(insistence);
-        execute::apply(&mut kernel, &ops, |op| (context.say)(Saying::Step(op)))?;
-        interventions.extend(connections(kernel.interventions()));
-        warnings.extend_from_slice(kernel.warnings());
-        done.extend(ops);
-        comparison = Comparison::of(&config)?;
+        Err(failure) => Err(Error::Aborted(Box::new(Aborted {
+            failure: *failure,
+            certificates,
+            interventions,
+        }))),
     }
-    if speak(&config)? {
-        comparison = Comparison::of(&config)?;
+}
+
+/// The kernel on its way to what a configuration says.
+struct Applying<'a> {
+    config: &'a Config,
+    kernel: Kernel,
+    /// How it was before the first step; nobody has to look again for that.
+    first: Option<Comparison>,
+}
+
+impl Edge for Applying<'_> {
+    type Undo = Undo;
+    type Error = StepError;
+
+    fn apply(&mut self, op: &Op) -> Result<Undo, StepError> {
+        self.kernel.apply(op)
     }
-    let left = comparison.plan();
-    if !left.is_empty() {
-        return Err(Error::NotReached(left));
+
+    fn undo(&mut self, undo: Undo) -> Result<(), StepError> {
+        self.kernel.undo(undo)
     }
-    Ok(Report::Apply(Changes {
-        steps: Step::all(done),
-        certificates,
-        interventions,
-        warnings,
-    }))
+}
+
+impl Node for Applying<'_> {
+    fn left(&mut self) -> Result<Vec<Op>, StepError> {
+        let comparison = match self.first.take() {
+            Some(comparison) => comparison,
+            None => Comparison::of(self.config)?,
+        };
+        let ops = comparison.plan();
+        self.kernel.found(comparison.observed);
+        Ok(ops)
+    }
+
+    fn speak(&mut self) -> Result<bool, StepError> {
+        Ok(speak(self.config)?)
+    }
 }
 
 /// Other nodes hear which key this one uses of them, or are asked which of this one's two they use.
 ///
 /// Returns whether that may have changed a map.
-fn speak(config: &Config) -> Result<bool, Error> {
+fn speak(config: &Config) -> Result<bool, SystemError> {
     let contacts = rotation::contacts(config);
     if contacts.iter().any(|contact| contact.next.is_some()) {
         switch::ask(&contacts)?;

@@ -1,7 +1,7 @@
 //! `underseal down`: removes all that `apply` has made. The private key file stays.
 
-use super::{Context, Error, Saying, connections};
-use crate::execute;
+use super::{Context, Error, Left, Saying, connections};
+use crate::execute::{self, NotReached};
 use crate::kernel::carry_out::Kernel;
 use crate::kernel::lock::Lock;
 use crate::kernel::{observe, probe};
@@ -29,12 +29,15 @@ pub fn run(context: &Context<'_>) -> Result<Report, Error> {
     let mut kernel = Kernel::new(observed, context.controls);
     let failed = execute::remove(&mut kernel, &ops, |op| (context.say)(Saying::Step(op)));
     if !failed.is_empty() {
-        return Err(Error::Left(failed));
+        return Err(Error::Left(Left {
+            failed,
+            interventions: connections(kernel.interventions()),
+        }));
     }
 
     let left = plan(&State::default(), &observe::state(config.as_ref())?);
     if !left.is_empty() {
-        return Err(Error::NotReached(left));
+        return Err(Error::NotReached(NotReached(left)));
     }
     Ok(Report::Down(Changes {
         certificates: None,

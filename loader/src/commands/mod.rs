@@ -4,6 +4,7 @@
 pub mod apply;
 pub mod check;
 pub mod down;
+mod error;
 pub mod import;
 pub mod key;
 pub mod pki;
@@ -11,22 +12,19 @@ pub mod plan;
 pub mod policy;
 pub mod status;
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use thiserror::Error;
-
-use crate::config::{Config, ConfigError, Format, Source};
+pub use self::error::{Aborted, Error, Left};
+use crate::config::{Config, Format, Source};
 use crate::controls::Controls;
 use crate::desired::{absent, desired};
-use crate::execute::Failure;
-use crate::kernel::carry_out::{Intervention, StepError};
+use crate::kernel::carry_out::Intervention;
 use crate::kernel::error::Error as SystemError;
-use crate::kernel::observe;
-use crate::kernel::probe::{self, Problem};
+use crate::kernel::observe::{self, Observed};
+use crate::kernel::probe;
 use crate::op::Op;
 use crate::pki::authority::Authority;
 use crate::pki::installed;
@@ -56,78 +54,6 @@ pub enum Saying<'a> {
     Notice(&'a str),
     /// Of interest to whoever wants to know everything.
     Step(&'a Op),
-}
-
-/// Why a command failed.
-#[derive(Debug, Error)]
-pub enum Error {
-    /// The configuration file cannot be read.
-    #[error("cannot read {}: {source}\n  hint: name another one with -c", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The configuration is wrong.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The configuration does not say what the command is about.
-    #[error("{0}")]
-    Usage(String),
-    /// The machine lacks something; nothing was changed.
-    #[error("{}", list(.0))]
-    Problems(Vec<Problem>),
-    /// A system operation failed before anything was changed.
-    #[error(transparent)]
-    System(#[from] SystemError),
-    /// A step failed.
-    #[error(transparent)]
-    Step(#[from] Box<Failure<StepError>>),
-    /// A key would go that peers use; nothing was changed.
-    #[error("{}\n  hint: change to the new key on {} first, or apply with --retire-key and cut it off", .0.join("\nerror: "), if .0.len() == 1 { "that node" } else { "those nodes" })]
-    CutsOff(Vec<String>),
-    /// All steps were carried out, and yet the kernel shows something else.
-    #[error("the kernel does not show what was set; still to do:{}", lines(.0))]
-    NotReached(Vec<Op>),
-    /// A manifest cannot be read, or is none.
-    #[error(transparent)]
-    Manifest(#[from] crate::import::Unreadable),
-    /// Manifests cannot be carried over as they are asked to be.
-    #[error("{0}")]
-    Refused(String),
-    /// The CA could not do it.
-    #[error(transparent)]
-    Pki(#[from] crate::pki::Error),
-    /// The CA could not do it for everybody.
-    #[error("{}{}", .0, left_alone(.0))]
-    PkiPartly(Box<Outcome>),
-    /// Some steps of a removal failed; all others were carried out.
-    #[error("not everything could be removed:{}", failures(.0))]
-    Left(Vec<(Op, StepError)>),
-}
-
-impl Error {
-    /// The exit code that tells it: 1 failed, 2 bad usage or configuration.
-    #[must_use]
-    pub const fn code(&self) -> u8 {
-        match self {
-            Self::Unreadable { .. } | Self::Config(_) | Self::Usage(_) | Self::Manifest(_) => 2,
-            _ => 1,
-        }
-    }
-
-    /// The verifier's log, if the kernel refused a program.
-    #[must_use]
-    pub fn verifier_log(&self) -> Option<&str> {
-        match self {
-            Self::Step(failure) => match &failure.error {
-                StepError::Load(error) => error.log(),
-                StepError::System(_) => None,
-            },
-            _ => None,
-        }
-    }
 }
 
 impl Context<'_> {
@@ -191,9 +117,13 @@ struct Comparison {
 }
 
 impl Comparison {
-    fn of(config: &Config) -> Result<Self, Error> {
-        let observed = observe::state(Some(config))?;
+    fn of(config: &Config) -> Result<Self, SystemError> {
+        Self::with(config, observe::node(Some(config))?)
+    }
+
+    fn with(config: &Config, observed: Observed) -> Result<Self, SystemError> {
         let facts = observe::facts(config, &observed)?;
+        let observed = observed.state;
         let warnings = absent(config, &facts).into_iter().map(|(name, missing)| {
             format!("workload {name} stays closed: {missing}; apply again when it is there")
         });
@@ -278,30 +208,4 @@ fn connections(interventions: &[Intervention]) -> Vec<Connections> {
         kept: ends(&it.kept),
     })
     .collect()
-}
-
-fn list(problems: &[Problem]) -> String {
-    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    problems.join("\nerror: ")
-}
-
-fn lines(ops: &[Op]) -> String {
-    ops.iter().fold(String::new(), |mut text, op| {
-        // Writing to a String does not fail.
-        let _ = write!(text, "\n  {op}");
-        text
-    })
-}
-
-fn left_alone(outcome: &Outcome) -> String {
-    let failed = outcome.failed.iter();
-    let lines = failed.map(|it| format!("{} was left as it was: {}", it.what, it.reason));
-    lines.collect::<Vec<_>>().join("\n")
-}
-
-fn failures(failed: &[(Op, StepError)]) -> String {
-    failed.iter().fold(String::new(), |mut text, (op, error)| {
-        let _ = write!(text, "\n  {op}\n    {error}");
-        text
-    })
 }

@@ -12,7 +12,8 @@ use crate::config::value::WorkloadName;
 use crate::config::{self, Config};
 use crate::kernel::bpf::{iterate, maps};
 use crate::kernel::netns::Netns;
-use crate::kernel::{lock, observe, probe, wireguard};
+use crate::kernel::observe::{self, Observed};
+use crate::kernel::{lock, probe};
 use crate::report::{Connection, Count, Ends, Report, Rotation, Sent, Session, Status, Step};
 use crate::rotation;
 use crate::state::{State, Wireguard};
@@ -30,20 +31,22 @@ pub fn run(context: &Context<'_>) -> Result<Report, Error> {
         warnings.push(format!("{error}\n  ignoring"));
         None
     });
-    let differences = config
-        .as_ref()
-        .and_then(|config| match differences(config, &mut warnings) {
-            Ok(steps) => Some(steps),
-            Err(error) => {
-                warnings.push(format!(
-                    "cannot compare with the configuration: {error}\n  ignoring"
-                ));
-                None
-            }
-        });
-    let state = observe::state(config.as_ref())?;
+    let observed = observe::node(config.as_ref())?;
+    let differences =
+        config.as_ref().and_then(
+            |config| match differences(config, &observed, &mut warnings) {
+                Ok(steps) => Some(steps),
+                Err(error) => {
+                    warnings.push(format!(
+                        "cannot compare with the configuration: {error}\n  ignoring"
+                    ));
+                    None
+                }
+            },
+        );
+    let peers = sessions(&observed, config.as_ref());
+    let state = observed.state;
     let usage = usage(&state, &mut warnings);
-    let peers = sessions(&state, config.as_ref())?;
     Ok(Report::Status(Box::new(Status {
         helper: lock::helper()?,
         rotation: rotation(config.as_ref(), &peers),
@@ -60,19 +63,26 @@ pub fn run(context: &Context<'_>) -> Result<Report, Error> {
     })))
 }
 
-fn differences(config: &Config, warnings: &mut Vec<String>) -> Result<Vec<Step>, Error> {
+fn differences(
+    config: &Config,
+    observed: &Observed,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Step>, Error> {
     preflight(config)?;
-    let comparison = Comparison::of(config)?;
+    let comparison = Comparison::with(config, observed.clone())?;
     let steps = Step::all(comparison.plan());
     warnings.extend(comparison.warnings);
     Ok(steps)
 }
 
-fn sessions(state: &State, config: Option<&Config>) -> Result<Vec<Session>, Error> {
+fn sessions(observed: &Observed, config: Option<&Config>) -> Vec<Session> {
     let now = SystemTime::now();
+    let state = &observed.state;
     let mut sessions = Vec::new();
     for device in state.devices() {
-        for (public_key, found) in wireguard::read(&device.interface)?.peers {
+        let peers = observed.devices.get(&device.interface);
+        for (public_key, found) in peers.into_iter().flat_map(|read| &read.peers) {
+            let public_key = *public_key;
             let peer = config.and_then(|config| {
                 let mut peers = config.peers.iter();
                 peers.find(|peer| peer.public_key == public_key)
@@ -96,7 +106,7 @@ fn sessions(state: &State, config: Option<&Config>) -> Result<Vec<Session>, Erro
             });
         }
     }
-    Ok(sessions)
+    sessions
 }
 
 /// Whether packets for one of these networks go to a device.

@@ -1,8 +1,9 @@
 //! Carries out single steps, and takes them back.
 
+mod device;
+
 use std::io;
 
-use ipnet::IpNet;
 use thiserror::Error;
 use underseal_abi::{
     ABI_VERSION, Config as RawConfig, Conn, Netns as RawNetns, State as ConnState,
@@ -10,29 +11,31 @@ use underseal_abi::{
 use underseal_ktls::diag;
 
 use super::bpf::attach::{self, Previous};
-use super::bpf::object::{self, LoadError, Loaded};
+use super::bpf::object::{self, Iterators, LoadError, Loaded};
 use super::bpf::{iterate, maps, named, policies};
 use super::error::Error;
-use super::key::{PresharedKey, PrivateKey};
+use super::key::PrivateKey;
 use super::netns::Netns;
 use super::switch::{self, Insistence};
-use super::wireguard::{self, PeerChange, Preshared};
-use super::{address, link, route, sysctl};
+use super::{link, sysctl, wireguard};
 use crate::config::bytes::Bytes;
-use crate::config::value::{AbsolutePath, Digest, InterfaceName, PublicKey};
+use crate::config::value::{AbsolutePath, Digest, InterfaceName};
 use crate::controls::Controls;
 use crate::execute::Edge;
 use crate::op::{
     DatapathOp, DeviceChange, DeviceOp, NamespaceChange, NamespaceOp, NetnsEntry, Op, Switch,
 };
 use crate::report::Ends;
-use crate::state::{Peer, Settings, State};
+use crate::state::{Settings, State};
+
+use self::device::Secrets;
 
 /// The kernel of this node, as an edge of [`crate::execute`].
-#[derive(Debug)]
 pub struct Kernel {
-    /// The node before the plan: what a step that is taken back goes back to.
+    /// The node before the steps: what one that is taken back goes back to.
     before: State,
+    /// What it does not say, but has to be put back.
+    secrets: Secrets,
     controls: Controls,
     loaded: Option<Loaded>,
     /// What became of connections that were open.
@@ -65,12 +68,15 @@ pub enum StepError {
 }
 
 /// How to take a step back.
-#[derive(Debug)]
 pub enum Undo {
     /// By these steps.
     Steps(Vec<Op>),
     /// By attaching what was attached before.
     Program(Previous),
+    /// By pinning the iterators that were pinned before.
+    Iterators(Iterators),
+    /// By the private key that the device had before.
+    Key(InterfaceName, PrivateKey),
 }
 
 impl Kernel {
@@ -79,12 +85,18 @@ impl Kernel {
     pub const fn new(before: State, controls: Controls) -> Self {
         Self {
             before,
+            secrets: Secrets::none(),
             controls,
             loaded: None,
             interventions: Vec::new(),
             insistence: Insistence::Sessions,
             warnings: Vec::new(),
         }
+    }
+
+    /// It has been looked at again: what follows is taken back to this.
+    pub fn found(&mut self, now: State) {
+        self.before = now;
     }
 
     /// The same, with what a peer that does not answer is worth.
@@ -108,6 +120,12 @@ impl Kernel {
     fn step(&mut self, op: &Op) -> Result<Undo, StepError> {
         self.controls.begins();
         match op {
+            // Without maps there were no iterators; with them, they are all that a load replaces.
+            Op::Datapath(DatapathOp::Load(_)) if self.before.datapath.is_some() => {
+                let before = Iterators::pinned()?;
+                self.load()?;
+                return Ok(Undo::Iterators(before));
+            }
             Op::Datapath(op) => {
                 if let Some(previous) = self.datapath(op)? {
                     return Ok(Undo::Program(previous));
@@ -117,7 +135,11 @@ impl Kernel {
                 interface,
                 change: DeviceChange::Switch(it),
             }) => self.switch(interface, it)?,
-            Op::Device(op) => device(op)?,
+            Op::Device(op) => {
+                if let Some(key) = self.secrets.carry_out(op, &self.before)? {
+                    return Ok(Undo::Key(op.interface.clone(), key));
+                }
+            }
             Op::Namespace(op) => self.namespace(op)?,
         }
         Ok(Undo::Steps(op.inverse(&self.before)))
@@ -220,13 +242,13 @@ impl Kernel {
     ) -> Result<(), Error> {
         let is_kept = |conn: &Conn| conn.state == ConnState::Released as u32;
         let (kept, reset): (Vec<_>, Vec<_>) = listed.into_iter().partition(is_kept);
-        netns.run(|| reset.iter().try_for_each(destroy))??;
+        let (reset, failure) = netns.run(|| each(reset, destroy))?;
         self.interventions.push(Intervention {
             netns: path.clone(),
             reset,
             kept,
         });
-        Ok(())
+        failure.map_or(Ok(()), Err)
     }
 }
 
@@ -241,9 +263,24 @@ impl Edge for Kernel {
     fn undo(&mut self, undo: Undo) -> Result<(), StepError> {
         match undo {
             Undo::Program(previous) => Ok(previous.restore()?),
+            Undo::Iterators(before) => Ok(before.restore()?),
+            Undo::Key(interface, key) => Ok(wireguard::set_private_key(&interface, &key)?),
             Undo::Steps(ops) => ops.iter().try_for_each(|op| self.step(op).map(drop)),
         }
     }
+}
+
+/// Does something with all of them, whichever of them fails. Returns those it was done with, and the first failure.
+fn each<T, E>(all: Vec<T>, what: impl Fn(&T) -> Result<(), E>) -> (Vec<T>, Option<E>) {
+    let mut failure = None;
+    let done = all.into_iter().filter(|one| match what(one) {
+        Ok(()) => true,
+        Err(error) => {
+            failure.get_or_insert(error);
+            false
+        }
+    });
+    (done.collect(), failure)
 }
 
 /// Ends a connection of the calling thread's namespace. One that has ended meanwhile is fine.
@@ -296,71 +333,20 @@ fn configure(settings: &Settings) -> Result<(), Error> {
     })
 }
 
-fn device(op: &DeviceOp) -> Result<(), Error> {
-    use DeviceChange as C;
-    let interface = &op.interface;
-    let link = || link::named(interface.as_str());
-    match &op.change {
-        C::GenerateKey(file) => PrivateKey::generate(file.as_path()).map(drop),
-        C::Add => link::create_wireguard(interface.as_str()).map(drop),
-        C::Delete => link::find(interface.as_str())?.map_or(Ok(()), |link| link.delete()),
-        C::SetPrivateKey(file) => {
-            let missing = || {
-                Error::new(
-                    "read the private key",
-                    file.as_str(),
-                    io::ErrorKind::NotFound,
-                )
-            };
-            let key = PrivateKey::read(file.as_path())?.ok_or_else(missing)?;
-            wireguard::set_private_key(interface, &key)
-        }
-        C::ClearPrivateKey => wireguard::clear_private_key(interface),
-        C::SetPort(port) => wireguard::set_port(interface, *port),
-        C::SetMtu(mtu) => link()?.set_mtu(*mtu),
-        C::AddAddress(net) => address::add(&link()?, *net),
-        C::DeleteAddress(net) => address::delete(&link()?, *net),
-        C::SetPeer(key, peer) => set_peer(interface, *key, peer),
-        C::DeletePeer(key) => wireguard::remove_peer(interface, *key),
-        C::Up => link()?.set_up(),
-        C::Down => link()?.set_down(),
-        C::AddRoute(net) => route::add(*net, &link()?),
-        C::DeleteRoute(net) => delete_route(interface, *net),
-        C::Switch(it) => switch::switch(interface, it, Insistence::Nothing).map(drop),
-        C::Drain(peers) => switch::drain(interface, peers),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_cannot_be_reset_stops_none() {
+        let odd = |number: &u32| {
+            if number % 2 == 1 {
+                Ok(())
+            } else {
+                Err(*number)
+            }
+        };
+        assert_eq!(each(vec![1, 2, 3, 4, 5], odd), (vec![1, 3, 5], Some(2)));
+        assert_eq!(each(vec![1, 3], odd), (vec![1, 3], None));
     }
-}
-
-fn delete_route(interface: &InterfaceName, destination: IpNet) -> Result<(), Error> {
-    // The kernel forgets the routes of an interface that is gone.
-    let Some(device) = link::find(interface.as_str())? else {
-        return Ok(());
-    };
-    route::delete(route::Route {
-        destination,
-        device: device.index,
-    })
-}
-
-fn set_peer(interface: &InterfaceName, key: PublicKey, peer: &Peer) -> Result<(), Error> {
-    let secret = match peer
-        .preshared_key
-        .as_ref()
-        .and_then(|preshared| preshared.file.as_ref())
-    {
-        Some(file) => Some(PresharedKey::read(file.as_path())?),
-        None => None,
-    };
-    let change = PeerChange {
-        endpoint: peer.endpoint,
-        networks: Some(&peer.networks),
-        persistent_keepalive: Some(peer.persistent_keepalive),
-        preshared_key: match (&peer.preshared_key, &secret) {
-            (None, _) => Some(Preshared::Unset),
-            (Some(_), Some(secret)) => Some(Preshared::Set(secret)),
-            // A step is taken back: what the key was is not known, so it stays as it is.
-            (Some(_), None) => None,
-        },
-    };
-    wireguard::set_peer(interface, key, change)
 }

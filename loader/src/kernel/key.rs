@@ -1,7 +1,7 @@
 //! WireGuard's secret keys: the private key file, made once, and preshared key files.
 //!
-//! Secrets have no `Debug`, are wiped when dropped, and leave this file only by
-//! `dangerous_bytes`, for the kernel. A file holds 44 characters of base64, as `wg genkey` writes.
+//! Secrets have no `Debug`, are wiped when dropped, come from the kernel only by `dangerous_from`, and leave this file
+//! only by `dangerous_bytes`, for the kernel. A file holds 44 characters of base64, as `wg genkey` writes.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
@@ -64,6 +64,11 @@ impl PrivateKey {
         PublicKey(public.0)
     }
 
+    /// A key that the kernel has.
+    pub(super) fn dangerous_from(bytes: [u8; 32]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
     /// The secret itself: only for the kernel.
     pub(super) fn dangerous_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -90,6 +95,11 @@ impl PresharedKey {
     #[must_use]
     pub fn digest(&self) -> Digest {
         digest(&self.0)
+    }
+
+    /// A key that the kernel has.
+    pub(super) fn dangerous_from(bytes: [u8; 32]) -> Self {
+        Self(Zeroizing::new(bytes))
     }
 
     /// The secret itself: only for the kernel.

@@ -13,6 +13,7 @@ use super::bpf::{attach, maps, named, object, policies};
 use super::error::Error;
 use super::key::{PresharedKey as Secret, PrivateKey};
 use super::netns::Netns;
+use super::wireguard::Device;
 use super::{address, link, route, sysctl, wireguard};
 use crate::config::choice::Cipher;
 use crate::config::cipher::CipherChoice;
@@ -27,26 +28,49 @@ use crate::state::{
 /// Kind of a WireGuard device, as the kernel calls it.
 const WIREGUARD: &str = "wireguard";
 
-/// The state of the node. A configuration tells where else to look than in what is pinned: at the
+/// What was found on the node, all of it at one time.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// What Underseal has made.
+    pub state: State,
+    /// The WireGuard devices in it, with what is no part of a state: their sessions.
+    pub devices: BTreeMap<InterfaceName, Device>,
+}
+
+/// The state of the node; see [`node`].
+///
+/// # Errors
+/// Those of [`node`].
+pub fn state(config: Option<&Config>) -> Result<State, Error> {
+    Ok(node(config)?.state)
+}
+
+/// Looks at the node. A configuration tells where else to look than in what is pinned: at the
 /// device and the namespaces that it names.
 ///
 /// # Errors
 /// Something cannot be read, or was written by a version with other layouts.
-pub fn state(config: Option<&Config>) -> Result<State, Error> {
+pub fn node(config: Option<&Config>) -> Result<Observed, Error> {
     let raw = maps::config()?;
     let datapath = if Path::new(PIN_ROOT).exists() {
         Some(datapath(raw.as_ref(), config)?)
     } else {
         None
     };
-    let wireguard = match device_name(datapath.as_ref(), config)? {
-        Some(name) => Some(device(name)?),
-        None => None,
+    let mut devices = BTreeMap::new();
+    let mut found = |name: InterfaceName| -> Result<Wireguard, Error> {
+        let read = wireguard::read(&name)?;
+        let state = device(name.clone(), &read)?;
+        devices.insert(name, read);
+        Ok(state)
     };
-    let beside = match face(datapath.as_ref(), config) {
-        Some(face) => beside(face)?,
-        None => BTreeMap::new(),
-    };
+    let wireguard = device_name(datapath.as_ref(), config)?
+        .map(&mut found)
+        .transpose()?;
+    let mut beside = BTreeMap::new();
+    for name in names_beside(face(datapath.as_ref(), config))? {
+        beside.insert(name.clone(), found(name)?);
+    }
     let mut state = State {
         wireguard,
         beside,
@@ -55,14 +79,15 @@ pub fn state(config: Option<&Config>) -> Result<State, Error> {
         namespaces: BTreeMap::new(),
     };
     state.namespaces = namespaces(&state, config)?;
-    Ok(state)
+    Ok(Observed { state, devices })
 }
 
-/// What the desired state of `config` depends on, beside what is in `state`.
+/// What the desired state of `config` depends on, beside what is in `observed`.
 ///
 /// # Errors
 /// Something cannot be read. A key file that others can read is refused.
-pub fn facts(config: &Config, state: &State) -> Result<Facts, Error> {
+pub fn facts(config: &Config, observed: &Observed) -> Result<Facts, Error> {
+    let state = &observed.state;
     let own = config.wireguard.as_ref();
     let next = own.and_then(|own| own.next.as_ref());
     let mut uplinks = BTreeMap::new();
@@ -80,7 +105,7 @@ pub fn facts(config: &Config, state: &State) -> Result<Facts, Error> {
         preshared_keys: digests(config, |peer| peer.preshared_key_file.as_ref())?,
         next_preshared_keys: digests(config, |peer| peer.next_preshared_key_file.as_ref())?,
         leading: leading(state),
-        sessions: sessions(state)?,
+        sessions: sessions(&observed.devices),
         uplinks,
         sendpage: attach::has_function(Program::Sendpage)?,
         ids: ids
@@ -124,15 +149,19 @@ fn leading(state: &State) -> BTreeMap<IpNet, InterfaceName> {
 }
 
 /// How old sessions are, by device and peer.
-fn sessions(state: &State) -> Result<BTreeMap<InterfaceName, BTreeMap<PublicKey, u64>>, Error> {
+fn sessions(
+    devices: &BTreeMap<InterfaceName, Device>,
+) -> BTreeMap<InterfaceName, BTreeMap<PublicKey, u64>> {
     let now = SystemTime::now();
-    let mut sessions = BTreeMap::new();
-    for device in state.devices() {
-        let peers = wireguard::read(&device.interface)?.peers.into_iter();
-        let ages = peers.filter_map(|(key, peer)| Some((key, peer.handshake_age(now)?)));
-        sessions.insert(device.interface.clone(), ages.collect());
-    }
-    Ok(sessions)
+    let ages = |device: &Device| {
+        let peers = device.peers.iter();
+        let ages = peers.filter_map(|(key, peer)| Some((*key, peer.handshake_age(now)?)));
+        ages.collect()
+    };
+    let devices = devices.iter();
+    devices
+        .map(|(name, device)| (name.clone(), ages(device)))
+        .collect()
 }
 
 /// What `seal.cipher = "auto"` stands for: what the node has, so that it stays, or else what is measured now.
@@ -250,30 +279,33 @@ fn face<'a>(
 }
 
 /// Devices for other generations of keys. An interface of such a name that is no WireGuard device is somebody else's.
-fn beside(face: &InterfaceName) -> Result<BTreeMap<InterfaceName, Wireguard>, Error> {
-    let mut found = BTreeMap::new();
-    for name in Number::OTHERS.iter().filter_map(|it| it.interface(face)) {
+fn names_beside(face: Option<&InterfaceName>) -> Result<Vec<InterfaceName>, Error> {
+    let mut found = Vec::new();
+    let names = face.into_iter().flat_map(|face| {
+        let others = Number::OTHERS.iter();
+        others.filter_map(|it| it.interface(face))
+    });
+    for name in names {
         let link = link::find(name.as_str())?;
         if link.is_some_and(|link| link.kind.as_deref() == Some(WIREGUARD)) {
-            found.insert(name.clone(), device(name)?);
+            found.push(name);
         }
     }
     Ok(found)
 }
 
-fn device(interface: InterfaceName) -> Result<Wireguard, Error> {
+fn device(interface: InterfaceName, device: &Device) -> Result<Wireguard, Error> {
     let found = link::named(interface.as_str())?;
-    let device = wireguard::read(&interface)?;
-    let peers = device.peers.into_iter().map(|(key, peer)| {
+    let peers = device.peers.iter().map(|(key, peer)| {
         let peer = Peer {
             endpoint: peer.endpoint,
-            networks: peer.networks,
+            networks: peer.networks.clone(),
             persistent_keepalive: peer.persistent_keepalive,
             preshared_key: peer
                 .preshared_key
                 .map(|digest| PresharedKey { digest, file: None }),
         };
-        (key, peer)
+        (*key, peer)
     });
     Ok(Wireguard {
         up: found.up,

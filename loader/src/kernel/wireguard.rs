@@ -94,15 +94,7 @@ pub enum Preshared<'a> {
 /// `ENODEV` if there is no such interface, `EOPNOTSUPP` if it is no WireGuard device, `ENOENT` if the
 /// kernel has no WireGuard.
 pub fn read(interface: &InterfaceName) -> Result<Device, Error> {
-    let raw = name(interface)
-        .and_then(|name| RawDevice::get(&name, Backend::Kernel))
-        .map_err(|source| {
-            Error::new(
-                "read the WireGuard device",
-                interface.as_str(),
-                without_secrets(source),
-            )
-        })?;
+    let raw = raw(interface)?;
     Ok(Device {
         public_key: raw
             .public_key
@@ -111,6 +103,30 @@ pub fn read(interface: &InterfaceName) -> Result<Device, Error> {
         port: raw.listen_port.unwrap_or(0),
         peers: peers(raw.peers),
     })
+}
+
+/// A device's private key; `None` if it has none. For whoever gives it another one and may have to put this one back.
+///
+/// # Errors
+/// Those of [`read`].
+pub fn private_key(interface: &InterfaceName) -> Result<Option<PrivateKey>, Error> {
+    let key = raw(interface)?.private_key.filter(|key| key.0 != [0; 32]);
+    Ok(key.map(|key| PrivateKey::dangerous_from(key.0)))
+}
+
+/// The preshared keys of a device's peers, likewise.
+///
+/// # Errors
+/// Those of [`read`].
+pub fn preshared_keys(
+    interface: &InterfaceName,
+) -> Result<BTreeMap<PublicKey, PresharedKey>, Error> {
+    let key = |peer: PeerInfo| {
+        let secret = peer.config.preshared_key.filter(|key| key.0 != [0; 32])?;
+        let secret = PresharedKey::dangerous_from(secret.0);
+        Some((PublicKey(peer.config.public_key.0), secret))
+    };
+    Ok(raw(interface)?.peers.into_iter().filter_map(key).collect())
 }
 
 /// Whether the kernel has WireGuard, as built in or as a module, which this loads as `wg show` would.
@@ -190,6 +206,18 @@ pub fn remove_peer(interface: &InterfaceName, peer: PublicKey) -> Result<(), Err
         DeviceUpdate::new().remove_peer_by_key(&Key(peer.0)),
     )
     .map_err(|source| Error::new("remove peer", format!("{peer} of {interface}"), source))
+}
+
+fn raw(interface: &InterfaceName) -> Result<RawDevice, Error> {
+    name(interface)
+        .and_then(|name| RawDevice::get(&name, Backend::Kernel))
+        .map_err(|source| {
+            Error::new(
+                "read the WireGuard device",
+                interface.as_str(),
+                without_secrets(source),
+            )
+        })
 }
 
 fn apply(interface: &InterfaceName, update: DeviceUpdate) -> io::Result<()> {
@@ -391,6 +419,8 @@ mod tests {
         let private = PrivateKey::generate(&folder.path().join("private")).unwrap();
         assert_eq!(read(interface).unwrap().public_key, None);
         set_private_key(interface, &private).unwrap();
+        let kept = private_key(interface).unwrap().unwrap();
+        assert_eq!(kept.public(), private.public());
         set_port(interface, 51871).unwrap();
         link.set_up().unwrap();
         let other = PublicKey([9; 32]);
@@ -451,6 +481,12 @@ mod tests {
         let peer = read(interface).unwrap().peers.remove(&PEER).unwrap();
         assert_eq!((peer.networks, peer.endpoint), (narrow, endpoint));
         assert_eq!(peer.preshared_key, Some(secret.digest()));
+        let kept = preshared_keys(interface).unwrap();
+        let digests: Vec<_> = kept
+            .iter()
+            .map(|(peer, key)| (*peer, key.digest()))
+            .collect();
+        assert_eq!(digests, [(PEER, secret.digest())]);
         let unset = PeerChange {
             preshared_key: Some(Preshared::Unset),
             ..Default::default()

@@ -152,6 +152,33 @@ impl DatapathOp {
         };
         Some(inverse)
     }
+
+    /// See [`super::Op::closes`]. Settings and policies may allow more or less than those before.
+    pub(super) const fn closes(&self) -> bool {
+        match self {
+            Self::Load(_)
+            | Self::Stamp(_)
+            | Self::SetWorkload(..)
+            | Self::SetNode(..)
+            | Self::SetEndpoint(..)
+            | Self::Attach(_) => true,
+            // Of nobody: it is being given back.
+            Self::SetNetns(entry) => entry.workload != 0,
+            Self::Unload
+            | Self::Configure(_)
+            | Self::DeleteWorkload(_)
+            | Self::DeleteNode(_)
+            | Self::SetBundle(..)
+            | Self::DeleteBundle(_)
+            | Self::SetPeerWorkload(..)
+            | Self::DeletePeerWorkload(_)
+            | Self::SetDnsNames(..)
+            | Self::SetPolicies(_)
+            | Self::DeleteEndpoint(_)
+            | Self::Detach(_)
+            | Self::DeleteNetns(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for DatapathOp {

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{
     config::value::{AbsolutePath, InterfaceName, PublicKey},
-    state::{Peer, ROUTE_PROTOCOL, State, Wireguard},
+    state::{Peer, ROUTE_PROTOCOL, Route, State, Wireguard},
 };
 
 /// A step of an interface.
@@ -90,8 +90,7 @@ impl DeviceOp {
     }
 
     /// See [`super::Op::inverse`]. A key that was made stays: it is used next time. Devices and their private keys are
-    /// deleted in the last steps of a plan, so nothing else can fail after that. The private key before is
-    /// not known; the device is useless with either until its peers know the new one.
+    /// deleted in the last steps ([`super::Op::is_last`]). A private key before is no part of a state.
     pub(super) fn inverse(&self, before: &State) -> Vec<Self> {
         use DeviceChange as C;
         let device = before.device(&self.interface);
@@ -122,8 +121,8 @@ impl DeviceOp {
                 let mtu = device.map(|d| d.mtu).or(host);
                 mtu.map(C::SetMtu).into_iter().collect()
             }
-            C::AddAddress(net) => vec![C::DeleteAddress(*net)],
-            C::DeleteAddress(net) => vec![C::AddAddress(*net)],
+            C::AddAddress(net) => with_routes(C::DeleteAddress(*net), net, routes),
+            C::DeleteAddress(net) => with_routes(C::AddAddress(*net), net, routes),
             C::SetPeer(key, peer) => {
                 // A network that another peer had was taken from that.
                 let others = device.into_iter().flat_map(|d| &d.peers);
@@ -150,6 +149,42 @@ impl DeviceOp {
         };
         changes.into_iter().map(same).collect()
     }
+
+    /// See [`super::Op::closes`]. What leads into the tunnel does not lead past it; but another node may be let in.
+    pub(super) const fn closes(&self) -> bool {
+        use DeviceChange as C;
+        match &self.change {
+            C::GenerateKey(_)
+            | C::Add
+            | C::SetPrivateKey(_)
+            | C::SetPort(_)
+            | C::SetMtu(_)
+            | C::AddAddress(_)
+            | C::Up
+            | C::AddRoute(_)
+            | C::Switch(_)
+            | C::Drain(_) => true,
+            C::Delete
+            | C::ClearPrivateKey
+            | C::DeleteAddress(_)
+            | C::SetPeer(..)
+            | C::DeletePeer(_)
+            | C::Down
+            | C::DeleteRoute(_) => false,
+        }
+    }
+}
+
+/// What takes back a change of an address, with the routes that were there. With its last IPv4 address a device loses
+/// them (net/ipv4/fib_frontend.c, `fib_disable_ip`), whether that is deleted now or was before.
+fn with_routes<'a>(
+    address: DeviceChange,
+    net: &IpNet,
+    routes: impl Iterator<Item = &'a Route>,
+) -> Vec<DeviceChange> {
+    let lost = routes.filter(|route| net.addr().is_ipv4() && route.destination.addr().is_ipv4());
+    let again = lost.map(|route| DeviceChange::AddRoute(route.destination));
+    std::iter::once(address).chain(again).collect()
 }
 
 /// What makes a peer of a device what it was.

@@ -43,6 +43,42 @@ impl Op {
             Self::Namespace(op) => op.inverse(before).into_iter().collect(),
         }
     }
+
+    /// Whether nothing takes this step back. A plan has such steps at its end: what they remove is of no use by then.
+    #[must_use]
+    pub const fn is_last(&self) -> bool {
+        match self {
+            Self::Datapath(op) => matches!(op, DatapathOp::Unload),
+            Self::Device(op) => matches!(
+                op.change,
+                DeviceChange::Delete | DeviceChange::ClearPrivateKey
+            ),
+            Self::Namespace(_) => false,
+        }
+    }
+
+    /// Whether the node is not more open with this step than without it. What it takes to keep something closed counts,
+    /// too: a hold needs programs, and those need their maps.
+    #[must_use]
+    pub const fn closes(&self) -> bool {
+        match self {
+            Self::Datapath(op) => op.closes(),
+            Self::Device(op) => op.closes(),
+            Self::Namespace(op) => op.closes(),
+        }
+    }
+
+    /// What is left of the step when it has been taken back, if anything.
+    #[must_use]
+    pub const fn leaves(&self) -> Option<&'static str> {
+        match self {
+            Self::Device(DeviceOp {
+                change: DeviceChange::GenerateKey(_),
+                ..
+            }) => Some("the new private key stays in its file, for the next apply"),
+            _ => None,
+        }
+    }
 }
 
 impl From<DatapathOp> for Op {

@@ -76,6 +76,16 @@ impl NamespaceOp {
             C::TakeOver | C::LetGo => Vec::new(),
         }
     }
+
+    /// See [`super::Op::closes`].
+    pub(super) const fn closes(&self) -> bool {
+        use NamespaceChange as C;
+        match &self.change {
+            // Packets have to fit into the tunnel, if that stays.
+            C::SetMtu(..) | C::SetLowat(0) | C::TakeOver => true,
+            C::SetLowat(_) | C::LetGo => false,
+        }
+    }
 }
 
 impl fmt::Display for NamespaceOp {

@@ -1,4 +1,4 @@
-//! A model of the kernel: a state that steps change. Fails at the step it is told to.
+//! A model of the kernel: a state that steps change.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,9 +7,9 @@ use std::{
 
 use ipnet::IpNet;
 
+use super::edge::{Count, Fails};
 use underseal::{
     config::value::{AbsolutePath, InterfaceName, PublicKey},
-    execute::Edge,
     op::{DatapathOp, DeviceChange, DeviceOp, NamespaceChange, NamespaceOp, NetnsEntry, Op},
     state::{Datapath, Endpoint, Key, Namespace, Route, State, Target, Wireguard},
 };
@@ -18,16 +18,19 @@ use underseal::{
 pub(crate) struct Model {
     /// As it is now.
     pub(crate) state: State,
-    /// Number of the step that fails, from 0.
-    pub(crate) fails_at: Option<usize>,
+    /// What fails.
+    pub(crate) fails: Fails,
+    /// A step that has no effect.
+    pub(crate) deaf: Option<Op>,
     /// Called with the state after every step, also after those that are taken back.
     pub(crate) watch: Box<dyn FnMut(&State)>,
     /// Public half of the key in the key file, also of one that a step makes.
     pub(crate) key: PublicKey,
-    before: State,
+    pub(super) before: State,
     /// The device before a renaming: switched off, and of no account to a state.
     silent: Option<Wireguard>,
-    steps: usize,
+    /// How often each has been done.
+    pub(crate) count: Count,
 }
 
 /// Why a step failed.
@@ -42,7 +45,7 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-fn refuse<T>(why: &str) -> Result<T, Refused> {
+pub(super) fn refuse<T>(why: &str) -> Result<T, Refused> {
     Err(Refused(why.to_owned()))
 }
 
@@ -53,15 +56,19 @@ impl Model {
             before: state.clone(),
             state,
             silent: None,
-            fails_at: None,
+            fails: Fails::default(),
+            deaf: None,
             watch: Box::new(|_| {}),
             key: PublicKey([7; 32]),
-            steps: 0,
+            count: Count::default(),
         }
     }
 
     /// Carries out a step.
     pub(crate) fn step(&mut self, op: &Op) -> Result<(), Refused> {
+        if self.deaf.as_ref() == Some(op) {
+            return Ok(());
+        }
         match op {
             Op::Datapath(op) => self.datapath(op),
             Op::Device(op) => self.device(op),
@@ -319,6 +326,12 @@ fn change_device(
         }
         C::DeleteAddress(net) => {
             device.addresses.remove(net);
+            if !device.addresses.iter().any(|other| other.addr().is_ipv4()) {
+                let is_lost = |route: &Route| {
+                    route.interface == device.interface && route.destination.addr().is_ipv4()
+                };
+                routes.retain(|route| !is_lost(route));
+            }
         }
         C::SetPeer(key, peer) => {
             // An allowed IP has one owner.
@@ -341,25 +354,6 @@ fn change_device(
         C::AddRoute(_) | C::DeleteRoute(_) => {}
     }
     Ok(())
-}
-
-impl Edge for Model {
-    type Undo = Vec<Op>;
-    type Error = Refused;
-
-    fn apply(&mut self, op: &Op) -> Result<Vec<Op>, Refused> {
-        let number = self.steps;
-        self.steps += 1;
-        if self.fails_at == Some(number) {
-            return refuse("as told");
-        }
-        self.step(op)?;
-        Ok(op.inverse(&self.before))
-    }
-
-    fn undo(&mut self, undo: Vec<Op>) -> Result<(), Refused> {
-        undo.iter().try_for_each(|op| self.step(op))
-    }
 }
 
 /// Ways that are closed to plaintext, as names: guards, strict checks, namespaces that hold.

@@ -3,26 +3,28 @@
 //! What is not pinned reads as empty and cannot be written. What cannot be understood (an address
 //! that is no canonical network, a name that is no name) is an error: it is not ours to interpret.
 
+mod ipcache;
+mod parties;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::str::FromStr;
 
 use aya::Pod;
-use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use underseal_abi::{self as abi, Config, Conn, Netns, Tally, names};
 use underseal_ktls::map_entries;
 
+pub use self::ipcache::{delete_endpoint, ipcache, set_endpoint};
+pub(super) use self::ipcache::{key_of, net_of};
+pub use self::parties::{
+    bundles, delete_bundle, delete_node, delete_peer_workload, delete_workload, nodes,
+    peer_workloads, set_bundle, set_node, set_peer_workload, set_workload, workloads,
+};
 use super::pin;
-use crate::config::choice::Cipher;
-use crate::config::value::InterfaceName;
 use crate::kernel::error::Error;
-use crate::kernel::link;
-use crate::state::{Bundle, Endpoint, Node, PeerWorkload, Workload};
 
 /// The configuration of the datapath; `None` if there is no map. All zeros: never written.
 ///
@@ -46,99 +48,6 @@ pub fn set_config(config: &Config) -> Result<(), Error> {
     let write =
         Array::<_, Config>::try_from(Map::Array(map)).and_then(|mut map| map.set(0, config, 0));
     write.map_err(|error| cannot("write map", names::CONFIG, error))
-}
-
-/// Whose each network is.
-///
-/// # Errors
-/// The map cannot be read, or has a key that is no network.
-pub fn ipcache() -> Result<BTreeMap<IpNet, Endpoint>, Error> {
-    let Some(map) = open(names::IPCACHE)? else {
-        return Ok(BTreeMap::new());
-    };
-    let fail = |error| cannot("read map", names::IPCACHE, error);
-    let map = LpmTrie::<_, [u8; 16], abi::Endpoint>::try_from(Map::LpmTrie(map)).map_err(fail)?;
-    let mut endpoints = BTreeMap::new();
-    let names = Devices::read()?;
-    for entry in map.iter() {
-        let (key, endpoint) = entry.map_err(fail)?;
-        let net = net_of(key.prefix_len(), key.data()).ok_or_else(|| {
-            strange(
-                names::IPCACHE,
-                format_args!("a key of {} bits", key.prefix_len()),
-            )
-        })?;
-        endpoints.insert(net, names.endpoint(endpoint));
-    }
-    Ok(endpoints)
-}
-
-/// Says whose a network is.
-///
-/// # Errors
-/// The map cannot be written.
-pub fn set_endpoint(net: IpNet, endpoint: &Endpoint) -> Result<(), Error> {
-    let index = |name: &Option<InterfaceName>| match name {
-        Some(name) => Ok(link::named(name.as_str())?.index),
-        None => Ok(0),
-    };
-    let value = abi::Endpoint {
-        node: endpoint.node,
-        workload: endpoint.workload,
-        ifindex: match endpoint.node {
-            abi::THIS_NODE => endpoint.ifindex,
-            _ => index(&endpoint.device)?,
-        },
-        next: index(&endpoint.next)?,
-    };
-    let (prefix, address) = key_of(net);
-    let map = writable(names::IPCACHE)?;
-    let write = LpmTrie::try_from(Map::LpmTrie(map))
-        .and_then(|mut map| map.insert(&Key::new(prefix, address), value, 0));
-    write.map_err(|error| cannot("write map", names::IPCACHE, error))
-}
-
-/// Names of interfaces, for the indices that the map has.
-struct Devices(BTreeMap<u32, String>);
-
-impl Devices {
-    fn read() -> Result<Self, Error> {
-        let links = link::list()?.into_iter();
-        Ok(Self(links.map(|link| (link.index, link.name)).collect()))
-    }
-
-    fn endpoint(&self, raw: abi::Endpoint) -> Endpoint {
-        let other = raw.node != abi::THIS_NODE;
-        Endpoint {
-            node: raw.node,
-            workload: raw.workload,
-            ifindex: if other { 0 } else { raw.ifindex },
-            device: self.name(if other { raw.ifindex } else { 0 }),
-            next: self.name(raw.next),
-        }
-    }
-
-    /// `None` for 0. A device that is gone has a name that none has.
-    fn name(&self, index: u32) -> Option<InterfaceName> {
-        let gone = || format!("?{index}").parse().ok();
-        match (index, self.0.get(&index)) {
-            (0, _) => None,
-            (_, Some(name)) => name.parse().ok().or_else(gone),
-            (_, None) => gone(),
-        }
-    }
-}
-
-/// Forgets whose a network is; nothing if that is not known.
-///
-/// # Errors
-/// The map cannot be written.
-pub fn delete_endpoint(net: IpNet) -> Result<(), Error> {
-    let (prefix, address) = key_of(net);
-    let map = writable(names::IPCACHE)?;
-    let write = LpmTrie::<_, _, abi::Endpoint>::try_from(Map::LpmTrie(map))
-        .and_then(|mut map| map.remove(&Key::new(prefix, address)));
-    absent_is_fine(names::IPCACHE, write)
 }
 
 /// Network namespaces by cookie.
@@ -178,148 +87,6 @@ pub fn set_namespace(cookie: u64, netns: &Netns) -> Result<(), Error> {
 pub fn delete_namespace(cookie: u64) -> Result<(), Error> {
     delete::<u64, Netns>(names::NETNS, cookie)?;
     delete::<u64, Netns>(names::NETNS, cookie | Netns::GIVEN_BACK)
-}
-
-/// Workloads by id.
-///
-/// # Errors
-/// The map cannot be read, or holds something that is no workload.
-pub fn workloads() -> Result<BTreeMap<u32, Workload>, Error> {
-    let raw: BTreeMap<u32, abi::Workload> = entries(names::WORKLOADS)?;
-    raw.into_iter()
-        .map(|(id, raw)| Ok((id, workload(&raw)?)))
-        .collect()
-}
-
-/// Writes the entry of a workload.
-///
-/// # Errors
-/// A text is longer than its place in the map, or the map cannot be written.
-pub fn set_workload(id: u32, workload: &Workload) -> Result<(), Error> {
-    let raw = abi::Workload {
-        name: padded(names::WORKLOADS, &workload.name)?,
-        spiffe_id: padded(names::WORKLOADS, &workload.spiffe_id)?,
-        identity: padded(names::WORKLOADS, &workload.identity)?,
-        netns: padded(names::WORKLOADS, &workload.netns)?,
-        cipher: workload.cipher.number(),
-        renew_before: workload.renew_before,
-    };
-    insert(names::WORKLOADS, id, raw)
-}
-
-/// Deletes the entry of a workload; nothing if there is none.
-///
-/// # Errors
-/// The map cannot be written.
-pub fn delete_workload(id: u32) -> Result<(), Error> {
-    delete::<u32, abi::Workload>(names::WORKLOADS, id)
-}
-
-/// Where nodes' helpers are reached, by the node's number.
-///
-/// # Errors
-/// The map cannot be read, or holds something that is no node.
-pub fn nodes() -> Result<BTreeMap<u32, Node>, Error> {
-    let raw: BTreeMap<u32, abi::Node> = entries(names::NODES)?;
-    raw.into_iter()
-        .map(|(number, raw)| Ok((number, node(&raw)?)))
-        .collect()
-}
-
-/// Writes the entry of a node.
-///
-/// # Errors
-/// The map cannot be written.
-pub fn set_node(number: u32, node: &Node) -> Result<(), Error> {
-    let raw = abi::Node {
-        name: padded(names::NODES, &node.name)?,
-        v4: node.v4.map_or([0; 16], |v4| abi::ip_key(v4.octets())),
-        v6: node.v6.map_or([0; 16], |v6| v6.octets()),
-        port: node.port.into(),
-        reserved: 0,
-    };
-    insert(names::NODES, number, raw)
-}
-
-/// Deletes the entry of a node; nothing if there is none.
-///
-/// # Errors
-/// The map cannot be written.
-pub fn delete_node(number: u32) -> Result<(), Error> {
-    delete::<u32, abi::Node>(names::NODES, number)
-}
-
-/// Trust bundles of other trust domains, by number.
-///
-/// # Errors
-/// The map cannot be read, or holds something that is none.
-pub fn bundles() -> Result<BTreeMap<u32, Bundle>, Error> {
-    let raw: BTreeMap<u32, abi::Bundle> = entries(names::BUNDLES)?;
-    let bundle = |raw: abi::Bundle| -> Result<Bundle, Error> {
-        Ok(Bundle {
-            trust_domain: text(names::BUNDLES, &raw.trust_domain)?,
-            file: text(names::BUNDLES, &raw.file)?,
-        })
-    };
-    raw.into_iter()
-        .map(|(number, raw)| Ok((number, bundle(raw)?)))
-        .collect()
-}
-
-/// Writes the entry of a trust bundle.
-///
-/// # Errors
-/// The map cannot be written.
-pub fn set_bundle(number: u32, bundle: &Bundle) -> Result<(), Error> {
-    let raw = abi::Bundle {
-        trust_domain: padded(names::BUNDLES, &bundle.trust_domain)?,
-        file: padded(names::BUNDLES, &bundle.file)?,
-    };
-    insert(names::BUNDLES, number, raw)
-}
-
-/// Deletes the entry of a trust bundle; nothing if there is none.
-///
-/// # Errors
-/// The map cannot be written.
-pub fn delete_bundle(number: u32) -> Result<(), Error> {
-    delete::<u32, abi::Bundle>(names::BUNDLES, number)
-}
-
-/// Workloads of other nodes, by address.
-///
-/// # Errors
-/// The map cannot be read, or holds something that is none.
-pub fn peer_workloads() -> Result<BTreeMap<IpAddr, PeerWorkload>, Error> {
-    let raw: BTreeMap<[u8; 16], abi::PeerWorkload> = entries(names::PEER_WORKLOADS)?;
-    let entry = |(ip, raw): ([u8; 16], abi::PeerWorkload)| -> Result<_, Error> {
-        let workload = PeerWorkload {
-            name: text(names::PEER_WORKLOADS, &raw.name)?,
-            spiffe_id: text(names::PEER_WORKLOADS, &raw.spiffe_id)?,
-        };
-        Ok((Ipv6Addr::from(ip).to_canonical(), workload))
-    };
-    raw.into_iter().map(entry).collect()
-}
-
-/// Writes the entry of a workload of another node.
-///
-/// # Errors
-/// The map cannot be written.
-pub fn set_peer_workload(ip: IpAddr, workload: &PeerWorkload) -> Result<(), Error> {
-    let raw = abi::PeerWorkload {
-        name: padded(names::PEER_WORKLOADS, &workload.name)?,
-        spiffe_id: padded(names::PEER_WORKLOADS, &workload.spiffe_id)?,
-    };
-    insert(names::PEER_WORKLOADS, key_of(ip.into()).1, raw)
-}
-
-/// Deletes the entry of a workload of another node; nothing if there is none.
-///
-/// # Errors
-/// The map cannot be written.
-pub fn delete_peer_workload(ip: IpAddr) -> Result<(), Error> {
-    delete::<[u8; 16], abi::PeerWorkload>(names::PEER_WORKLOADS, key_of(ip.into()).1)
 }
 
 /// Ends of connections that are or shall be sealed, by socket cookie.
@@ -438,57 +205,6 @@ pub(super) fn strange(name: &str, what: impl fmt::Display) -> Error {
     )
 }
 
-/// Bits that an IPv4-mapped address has in front of the IPv4 address.
-const MAPPED: u32 = 96;
-
-/// The key of a network: prefix length, and the address in [`abi::ip_key`] form.
-pub(super) fn key_of(net: IpNet) -> (u32, [u8; 16]) {
-    match net {
-        IpNet::V4(net) => (
-            MAPPED + u32::from(net.prefix_len()),
-            abi::ip_key(net.network().octets()),
-        ),
-        IpNet::V6(net) => (u32::from(net.prefix_len()), net.network().octets()),
-    }
-}
-
-/// The network that a key stands for; `None` if it is no network, or not the way [`key_of`] writes it.
-pub(super) fn net_of(prefix: u32, address: [u8; 16]) -> Option<IpNet> {
-    let address = Ipv6Addr::from(address);
-    let net = match address.to_canonical() {
-        IpAddr::V4(v4) if prefix >= MAPPED => {
-            IpNet::V4(Ipv4Net::new(v4, u8::try_from(prefix - MAPPED).ok()?).ok()?)
-        }
-        _ => IpNet::V6(Ipv6Net::new(address, u8::try_from(prefix).ok()?).ok()?),
-    };
-    (net.addr() == net.network()).then_some(net)
-}
-
-fn node(raw: &abi::Node) -> Result<Node, Error> {
-    let address = |key: [u8; 16]| (key != [0; 16]).then(|| Ipv6Addr::from(key));
-    let port = u16::try_from(raw.port)
-        .map_err(|_| strange(names::NODES, format_args!("port {}", raw.port)))?;
-    Ok(Node {
-        name: text(names::NODES, &raw.name)?,
-        v4: address(raw.v4).and_then(|v6| v6.to_ipv4_mapped()),
-        v6: address(raw.v6),
-        port,
-    })
-}
-
-fn workload(raw: &abi::Workload) -> Result<Workload, Error> {
-    let cipher = Cipher::from_number(raw.cipher)
-        .ok_or_else(|| strange(names::WORKLOADS, format_args!("cipher {}", raw.cipher)))?;
-    Ok(Workload {
-        name: text(names::WORKLOADS, &raw.name)?,
-        spiffe_id: text(names::WORKLOADS, &raw.spiffe_id)?,
-        identity: text(names::WORKLOADS, &raw.identity)?,
-        netns: text(names::WORKLOADS, &raw.netns)?,
-        cipher,
-        renew_before: raw.renew_before,
-    })
-}
-
 pub(super) fn text<T: FromStr<Err: fmt::Display>>(map: &str, padded: &[u8]) -> Result<T, Error> {
     let end = padded
         .iter()
@@ -516,28 +232,6 @@ fn padded<const N: usize>(map: &str, value: &impl fmt::Display) -> Result<[u8; N
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn networks_and_keys() {
-        for text in [
-            "10.1.0.0/24",
-            "10.1.0.10/32",
-            "0.0.0.0/0",
-            "fd00:1::/64",
-            "fd00:1::10/128",
-            "::/0",
-        ] {
-            let net: IpNet = text.parse().unwrap();
-            let (prefix, address) = key_of(net);
-            assert_eq!(net_of(prefix, address), Some(net), "{text}");
-        }
-        assert_eq!(key_of("10.1.0.0/24".parse().unwrap()).0, 120);
-        // What only looks like a network: too long, and with bits behind the prefix.
-        assert_eq!(net_of(129, [0; 16]), None);
-        assert_eq!(net_of(120, abi::ip_key([10, 1, 0, 1])), None);
-        // All of ::ffff:0:0/95 is no IPv4 network.
-        assert_eq!(net_of(64, [0; 16]), Some("::/64".parse().unwrap()));
-    }
 
     #[test]
     fn texts_are_never_cut() {

@@ -8,7 +8,7 @@
 use std::fmt::Write;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use aya::maps::MapError;
 use aya::maps::MapInfo;
@@ -73,6 +73,35 @@ pub struct Loaded {
     ebpf: Ebpf,
 }
 
+/// The iterators that are pinned. While this value lives they can be put back.
+#[derive(Debug)]
+pub struct Iterators(Vec<(&'static str, OwnedFd)>);
+
+impl Iterators {
+    /// Those that are pinned now.
+    ///
+    /// # Errors
+    /// A pin cannot be opened.
+    pub fn pinned() -> Result<Self, Error> {
+        let mut pinned = Vec::new();
+        for name in ITERATORS {
+            let program = pin::open(&pin::path(PROGS, name))?;
+            pinned.extend(program.map(|program| (name, program)));
+        }
+        Ok(Self(pinned))
+    }
+
+    /// Pins them again, in the place of others.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn restore(self) -> Result<(), Error> {
+        let mut pinned = self.0.iter();
+        pinned
+            .try_for_each(|(name, program)| pin::replace(program.as_fd(), &pin::path(PROGS, name)))
+    }
+}
+
 /// Names the object that is part of this executable: the first 16 bytes of its SHA-256.
 #[must_use]
 pub fn digest() -> Digest {
@@ -100,13 +129,7 @@ impl Loaded {
         for (name, program) in loaded.ebpf.programs_mut() {
             load_program(name, program, &btf)?;
         }
-        for name in [
-            ITER_TASK_FILE,
-            ITER_TAKE_OVER,
-            ITER_LET_GO,
-            ITER_STRANDED,
-            ITER_USAGE,
-        ] {
+        for name in ITERATORS {
             pin::replace(loaded.program(name)?, &pin::path(PROGS, name))?;
         }
         Ok(loaded)
@@ -159,6 +182,13 @@ pub fn unload() -> Result<(), Error> {
     pin::remove_all()
 }
 
+const ITERATORS: [&str; 5] = [
+    ITER_TASK_FILE,
+    ITER_TAKE_OVER,
+    ITER_LET_GO,
+    ITER_STRANDED,
+    ITER_USAGE,
+];
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 const MODULE_BTF: &str = "/sys/kernel/btf/tls";
 
