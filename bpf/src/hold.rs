@@ -4,6 +4,7 @@
 
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+    BPF_SOCK_OPS_TCP_CONNECT_CB,
 };
 use underseal_abi::{
     Conn, Counter, Endpoint, EventKind, Lowat, Path, Role, Ruling, State, Tuple, Unplaced,
@@ -30,6 +31,7 @@ const HOLD: u32 = 0;
 #[inline(always)]
 pub fn sockops(ctx: SockOps) {
     match ctx.op() {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(ctx),
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(ctx, Role::Client),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => established(ctx, Role::Server),
         BPF_SOCK_OPS_STATE_CB => match ctx.new_state() {
@@ -38,6 +40,16 @@ pub fn sockops(ctx: SockOps) {
             _ => {}
         },
         _ => {}
+    }
+}
+
+/// The SYN is about to be sent. Should the connection fail, whoever was recorded on it is to be forgotten.
+#[inline(always)]
+fn connecting(ctx: SockOps) {
+    if let Some(sock) = ctx.sock()
+        && storage::state(sock) == Some(State::New)
+    {
+        ctx.watch_state();
     }
 }
 
@@ -210,14 +222,16 @@ fn unplaced(conn: &Conn) {
 #[inline(always)]
 fn closed(ctx: SockOps) {
     let Some(sock) = ctx.sock() else { return };
+    let had_no_keys = matches!(storage::state(sock), Some(State::New | State::Held));
     // Before the helper is told: it deletes the records of this socket's tasks, and there must be none after that.
-    if matches!(storage::state(sock), Some(State::New | State::Held)) {
+    if had_no_keys {
         storage::set_state(sock, State::Closed);
         sys::barrier(sys::now());
     }
     if let Some(kept) = storage::socket(sock) {
         maps::remove_conn(kept.conn.cookie);
-        maps::tell(EventKind::Closed, 0, &kept.conn);
+        kept.conn.since = sys::now();
+        maps::tell(EventKind::Closed, u32::from(had_no_keys), &kept.conn);
     }
 }
 
@@ -254,13 +268,16 @@ pub fn connect(ctx: SockAddr, destination: [u8; 16]) -> i32 {
         }
         Path::Seal => {
             let Some(sock) = ctx.sock() else { return 0 };
-            // A socket has its cookie from the first call that asks for it, and a task that splices
-            // while this connection is being made is known by the cookie alone.
-            ctx.cookie();
             let Some(kept) = storage::socket_or_new(sock) else {
                 return 0;
             };
-            kept.conn.tgid = sys::tgid();
+            kept.conn = Conn {
+                // A socket has its cookie from the first call that asks for it, and a task that splices
+                // while this connection is being made is known by the cookie alone.
+                cookie: ctx.cookie(),
+                tgid: sys::tgid(),
+                ..Conn::default()
+            };
             i32::from(storage::set_state(sock, State::New))
         }
         Path::Local | Path::Tunnel | Path::Outside => 1,

@@ -12,7 +12,8 @@ pub enum EventKind {
     Held = 1,
     /// The server's end was accepted; [`Conn::tgid`] is known now.
     Accepted = 2,
-    /// A held or sealed socket was closed.
+    /// A held or sealed socket was closed, or could not be connected, at the time [`Conn::since`]; [`Event::reason`] is 1
+    /// if it had no keys: then tasks may be recorded on it.
     Closed = 3,
     /// The guard dropped a segment; [`Event::reason`] is a [`Drop`].
     Dropped = 4,
@@ -67,7 +68,7 @@ pub enum Drop {
 pub struct Event {
     /// [`EventKind`] as u32.
     pub kind: u32,
-    /// [`Drop`] or [`Unplaced`] as u32 where it applies.
+    /// What the [`EventKind`] says; 0 otherwise.
     pub reason: u32,
     /// The end that it is about.
     pub conn: Conn,

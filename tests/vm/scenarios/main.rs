@@ -44,6 +44,7 @@ mod remote_rekey;
 mod rotate_key;
 mod session;
 mod shapes;
+mod shapes_records;
 mod smoke;
 mod spire;
 mod strict;

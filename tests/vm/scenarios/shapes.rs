@@ -17,6 +17,8 @@ use underseal_vm::site::{Settings, Site};
 use underseal_vm::topology::Node;
 use underseal_vm::{Lab, Output, Process, VmOptions};
 
+use crate::shapes_records;
+
 /// For all cases together on a machine that does other things too.
 const PATIENCE: Duration = Duration::from_secs(400);
 pub(crate) const DEADLINE: Duration = Duration::from_secs(600);
@@ -38,6 +40,7 @@ pub(crate) fn sealed(lab: &Lab) -> Result<()> {
     site.apply()?;
     let helper = site.start_helper()?;
     old.used(&site)?;
+    shapes_records::go(&site)?;
     let seen = recorded(&site, || works(&site, helper.pid(), "apart inside"))?;
     for ((count, in_syns), records) in seen.into_iter().zip([1000, 20]) {
         ensure!(
@@ -202,7 +205,7 @@ pub(crate) fn start(site: &Site, how: &str, what: &str) -> Result<Output> {
     site.vm.spawn(&script)?.wait(PATIENCE)
 }
 
-/// The second line of defence had nothing to do.
+/// The second line of defence had nothing to do, and no record of a task is left.
 pub(crate) fn quiet(site: &Site) -> Result<()> {
     for counter in [
         "drop_unsealed",
@@ -211,5 +214,5 @@ pub(crate) fn quiet(site: &Site) -> Result<()> {
     ] {
         ensure!(site.counter(counter)? == 0, "{counter}");
     }
-    Ok(())
+    shapes_records::none(site, Duration::from_secs(30))
 }
