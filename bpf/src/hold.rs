@@ -17,6 +17,7 @@ use crate::{
     offsets::{CONTROLS, NO_HOLD},
     packet::IPPROTO_TCP,
     policy::{self, CLIENT, Case, SERVER},
+    refuse,
     sys::{self, Sock, SockAddr, SockOps, SockOpt},
 };
 
@@ -66,6 +67,9 @@ fn established(ctx: SockOps, role: Role) {
     if !ctx.read_tuple(&mut tuple) {
         return;
     }
+    if sys::is_subflow(sock) {
+        return turned_away(ctx, sock, &tuple, Unplaced::Mptcp);
+    }
     let remote = maps::endpoint(&tuple.remote);
     let config = maps::config();
     // From a loopback address nothing leaves the namespace, whatever address it goes to.
@@ -77,7 +81,7 @@ fn established(ctx: SockOps, role: Role) {
     if config.policy != 0 && !is_loopback(&tuple.local) && !is_loopback(&tuple.remote) {
         let ruling = apart::judge_connection(&tuple, netns.workload, role as u32);
         if !ruling.passes() {
-            return refused(ctx, sock, &tuple);
+            return turned_away(ctx, sock, &tuple, Unplaced::Refused);
         }
         if ruling == Ruling::PassPlain {
             path = Path::Local;
@@ -93,7 +97,7 @@ fn established(ctx: SockOps, role: Role) {
         Path::Seal => {
             let own = maps::endpoint(&tuple.local);
             if !own.is_known() || own.workload != netns.workload {
-                return foreign(ctx, sock, &tuple);
+                return turned_away(ctx, sock, &tuple, Unplaced::Foreign);
             }
             hold(ctx, sock, &tuple, role as u32);
         }
@@ -130,7 +134,7 @@ fn conn_of(ctx: SockOps, tuple: &Tuple, role: u32) -> Conn {
     }
 }
 
-/// Not inlined, like `foreign` and `refused`, so that it has a stack of its own.
+/// Not inlined, like `turned_away`, so that it has a stack of its own.
 #[inline(never)]
 fn hold(ctx: SockOps, sock: Sock, tuple: &Tuple, role: u32) {
     let conn = &mut conn_of(ctx, tuple, role);
@@ -154,25 +158,25 @@ fn hold(ctx: SockOps, sock: Sock, tuple: &Tuple, role: u32) {
     maps::tell(EventKind::Held, 0, conn);
 }
 
-/// The workload has given itself an address of somebody else, for instance to pass for an end of his
-/// connection. Nothing of it leaves the namespace; here it gets no place beside the real one.
+/// A connection that must not be: it is held, and the helper, which looks for its socket in vain, is told to end it.
+///
+/// [`Unplaced::Foreign`]: the workload has given itself an address of somebody else, for instance to pass for an end of
+/// his connection. Nothing of it leaves the namespace; here it gets no place beside the real one.
+/// [`Unplaced::Refused`]: policies were changed after its first packet had passed.
+/// [`Unplaced::Mptcp`]: see `refuse.rs`.
 #[inline(never)]
-fn foreign(ctx: SockOps, sock: Sock, tuple: &Tuple) {
+fn turned_away(ctx: SockOps, sock: Sock, tuple: &Tuple, why: Unplaced) {
     ctx.set_lowat(HOLD);
     storage::set_state(sock, State::New);
-    maps::count(Counter::DropSpoofed, 0);
+    let counter = match why {
+        Unplaced::Foreign => Counter::DropSpoofed,
+        Unplaced::Refused => Counter::RefusedPolicy,
+        Unplaced::Mptcp => Counter::RefusedMptcp,
+        Unplaced::Full => Counter::MapFull,
+    };
+    maps::count(counter, 0);
     let conn = conn_of(ctx, tuple, 0);
-    maps::tell(EventKind::Unplaced, Unplaced::Foreign as u32, &conn);
-}
-
-/// Policies were changed after its first packet had passed.
-#[inline(never)]
-fn refused(ctx: SockOps, sock: Sock, tuple: &Tuple) {
-    ctx.set_lowat(HOLD);
-    storage::set_state(sock, State::New);
-    maps::count(Counter::RefusedPolicy, 0);
-    let conn = conn_of(ctx, tuple, 0);
-    maps::tell(EventKind::Unplaced, Unplaced::Refused as u32, &conn);
+    maps::tell(EventKind::Unplaced, why as u32, &conn);
 }
 
 /// What network policies say of a connection of a workload, whatever its own address is. `role` is [`Role`] as u32; 0 if
@@ -244,6 +248,9 @@ pub fn connect(ctx: SockAddr, destination: [u8; 16]) -> i32 {
     let Some(netns) = maps::netns(ctx.netns()) else {
         return 1;
     };
+    if ctx.sock().is_some_and(refuse::subflow) {
+        return 0;
+    }
     let mut path = path_to(&destination, &maps::endpoint(&destination));
     let config = maps::config();
     if config.policy != 0 && !is_loopback(&destination) {

@@ -156,6 +156,16 @@ pub fn has_ulp(sock: Sock) -> bool {
     read_kernel::<u64>(address(sock), offsets::OFF_ICSK_ULP_OPS.load()) != 0
 }
 
+/// Whether a socket is a subflow of an MPTCP socket (net/mptcp/subflow.c, `subflow_ulp_ops`). One that has fallen back to
+/// TCP at a listener is none; one of a client stays one.
+#[inline(always)]
+pub fn is_subflow(sock: Sock) -> bool {
+    let ops: u64 = read_kernel(address(sock), offsets::OFF_ICSK_ULP_OPS.load());
+    ops != 0
+        && read_kernel::<u64>(ops as *const u8, offsets::OFF_ULP_NAME.load())
+            == u64::from_ne_bytes(*b"mptcp\0\0\0")
+}
+
 /// Bits of `sk_shutdown` (include/net/sock.h).
 #[inline(always)]
 pub fn shutdown_of(sock: Sock) -> u8 {

@@ -80,7 +80,8 @@ counters! {
     RefusedEnding = "refused_ending",
     /// Calls to send refused after the program's own shutdown, which kTLS would report as done.
     RefusedShutdown = "refused_shutdown",
-    /// Sockets that were to be MPTCP; programs fall back to TCP.
+    /// Sockets that were to be MPTCP; programs fall back to TCP. Also connects and subflows of MPTCP sockets that are older
+    /// than the take-over.
     RefusedMptcp = "refused_mptcp",
     /// Requests for TCP Fast Open; the connection is made without.
     RefusedFastOpen = "refused_fast_open",
@@ -160,6 +161,8 @@ counters! {
     RefusedRecheck = "refused_recheck",
     /// Of `reset_refused`: a certificate without a DNS name that network policies rely on.
     RefusedDnsName = "refused_dns_name",
+    /// Resets: MPTCP, by a socket older than the take-over.
+    ResetMptcp = "reset_mptcp",
 }
 
 const _: () = {

@@ -36,6 +36,8 @@ pub enum Unplaced {
     Foreign = 2,
     /// Network policies do not allow it any more: they were changed while it was being made.
     Refused = 3,
+    /// It is a subflow of an MPTCP socket that is older than the take-over of its namespace.
+    Mptcp = 4,
 }
 
 /// Why the guard dropped a segment.

@@ -191,6 +191,11 @@ impl Session {
                 HelperCounter::ResetPolicy,
                 "network policies do not allow it any more",
             )
+        } else if reason == Unplaced::Mptcp as u32 {
+            (
+                HelperCounter::ResetMptcp,
+                "it is MPTCP, by a socket older than the take-over of its workload; restart the program, and it gets TCP",
+            )
         } else {
             (HelperCounter::ResetFull, "the table of connections is full")
         };

@@ -50,6 +50,7 @@ mod spire;
 mod strict;
 mod systemd_boot;
 mod takeover;
+mod takeover_mptcp;
 mod units;
 mod ways;
 mod wire;

@@ -11,11 +11,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use underseal_vm::capture::PathCount;
 use underseal_vm::identities::Authority;
-use underseal_vm::main_job::{MARKER, seen};
+use underseal_vm::main_job::seen;
 use underseal_vm::pcap::{IpPacket, Pcap, Transport};
 use underseal_vm::site::{Settings, Site};
 use underseal_vm::topology::Node;
-use underseal_vm::{Lab, Output, Process, VmOptions};
+use underseal_vm::{Lab, Output, VmOptions};
 
 use crate::shapes_records;
 
@@ -36,10 +36,8 @@ pub(crate) fn sealed(lab: &Lab) -> Result<()> {
     })?;
     let site = prepare(&vm)?;
     site.configure(&Settings::default())?;
-    let old = OldMptcp::make(&site)?;
     site.apply()?;
     let helper = site.start_helper()?;
-    old.used(&site)?;
     shapes_records::go(&site)?;
     let seen = recorded(&site, || works(&site, helper.pid(), "apart inside"))?;
     for ((count, in_syns), records) in seen.into_iter().zip([1000, 20]) {
@@ -130,33 +128,6 @@ fn in_syns(pcap: &Pcap) -> usize {
         .iter()
         .filter_map(|(_, packet)| length(packet))
         .sum()
-}
-
-/// A server that had MPTCP before the take-over, as Go's have by default: it shows that the kernel has it. Such a
-/// listener serves TCP clients, and they are sealed.
-struct OldMptcp<'site>(Process<'site>);
-
-impl<'site> OldMptcp<'site> {
-    fn make(site: &'site Site) -> Result<Self> {
-        let program = include_bytes!("programs/old_mptcp.py");
-        site.vm.put("/tmp/old_mptcp.py", program, 0o644)?;
-        let cart = site.workload("cart");
-        let command = format!("exec python3 /tmp/old_mptcp.py {} 7000", cart.v4);
-        let server = site.inside("cart").spawn(&command)?;
-        cart.wait_for_port(&site.vm, 7000)?;
-        Ok(Self(server))
-    }
-
-    fn used(self, site: &Site) -> Result<()> {
-        let recording = site.inside("shop").capture("eth0")?;
-        let script = format!("echo {MARKER} | nc -q 5 {} 7000", site.workload("cart").v4);
-        let said = site.inside("shop").sh(&script)?.text();
-        ensure!(said == MARKER, "a TCP client got {said:?}");
-        self.0.wait(PATIENCE)?.successful()?;
-        let count = seen(&recording.stop()?);
-        ensure!(!count.is_readable() && count.tls_records > 0, "{count:?}");
-        Ok(())
-    }
 }
 
 /// Runs these cases sealed. All succeed, and the counters grow by what the cases say, not by more.
