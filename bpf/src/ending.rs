@@ -65,15 +65,23 @@ pub fn may_send(sock: Sock, state: State, flags: u32) -> i32 {
     }
 }
 
-/// The last descriptor of a socket is closed. kTLS is about to throw away what it has not given to
-/// TCP, and then nobody could tell any more.
+/// The last descriptor of a socket is closed. If it is sealed, kTLS is about to throw away what it has not given to
+/// TCP, and then nobody could tell any more. If it was never connected, no other program sees its end.
 #[inline(always)]
 pub fn closed(sock: Sock) {
-    if storage::state(sock).is_some_and(State::is_sealed)
-        && sys::keeps_unsent(sock)
+    let Some(state) = storage::state(sock) else {
+        return;
+    };
+    let is_cut = state.is_sealed() && sys::keeps_unsent(sock);
+    if (is_cut || state == State::New)
         && let Some(kept) = storage::socket(sock)
     {
-        kept.cut = 1;
+        if is_cut {
+            kept.cut = 1;
+        } else {
+            kept.conn.since = sys::now();
+            maps::tell(EventKind::Closed, 1, &kept.conn);
+        }
     }
 }
 

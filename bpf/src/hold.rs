@@ -4,6 +4,7 @@
 
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+    BPF_SOCK_OPS_TCP_CONNECT_CB,
 };
 use underseal_abi::{
     Conn, Counter, Endpoint, EventKind, Lowat, Path, Role, Ruling, State, Tuple, Unplaced,
@@ -16,6 +17,7 @@ use crate::{
     offsets::{CONTROLS, NO_HOLD},
     packet::IPPROTO_TCP,
     policy::{self, CLIENT, Case, SERVER},
+    refuse,
     sys::{self, Sock, SockAddr, SockOps, SockOpt},
 };
 
@@ -30,6 +32,7 @@ const HOLD: u32 = 0;
 #[inline(always)]
 pub fn sockops(ctx: SockOps) {
     match ctx.op() {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(ctx),
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(ctx, Role::Client),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => established(ctx, Role::Server),
         BPF_SOCK_OPS_STATE_CB => match ctx.new_state() {
@@ -38,6 +41,16 @@ pub fn sockops(ctx: SockOps) {
             _ => {}
         },
         _ => {}
+    }
+}
+
+/// The SYN is about to be sent. Should the connection fail, whoever was recorded on it is to be forgotten.
+#[inline(always)]
+fn connecting(ctx: SockOps) {
+    if let Some(sock) = ctx.sock()
+        && storage::state(sock) == Some(State::New)
+    {
+        ctx.watch_state();
     }
 }
 
@@ -54,6 +67,9 @@ fn established(ctx: SockOps, role: Role) {
     if !ctx.read_tuple(&mut tuple) {
         return;
     }
+    if sys::is_subflow(sock) {
+        return turned_away(ctx, sock, &tuple, Unplaced::Mptcp);
+    }
     let remote = maps::endpoint(&tuple.remote);
     let config = maps::config();
     // From a loopback address nothing leaves the namespace, whatever address it goes to.
@@ -65,7 +81,7 @@ fn established(ctx: SockOps, role: Role) {
     if config.policy != 0 && !is_loopback(&tuple.local) && !is_loopback(&tuple.remote) {
         let ruling = apart::judge_connection(&tuple, netns.workload, role as u32);
         if !ruling.passes() {
-            return refused(ctx, sock, &tuple);
+            return turned_away(ctx, sock, &tuple, Unplaced::Refused);
         }
         if ruling == Ruling::PassPlain {
             path = Path::Local;
@@ -81,7 +97,7 @@ fn established(ctx: SockOps, role: Role) {
         Path::Seal => {
             let own = maps::endpoint(&tuple.local);
             if !own.is_known() || own.workload != netns.workload {
-                return foreign(ctx, sock, &tuple);
+                return turned_away(ctx, sock, &tuple, Unplaced::Foreign);
             }
             hold(ctx, sock, &tuple, role as u32);
         }
@@ -118,7 +134,7 @@ fn conn_of(ctx: SockOps, tuple: &Tuple, role: u32) -> Conn {
     }
 }
 
-/// Not inlined, like `foreign` and `refused`, so that it has a stack of its own.
+/// Not inlined, like `turned_away`, so that it has a stack of its own.
 #[inline(never)]
 fn hold(ctx: SockOps, sock: Sock, tuple: &Tuple, role: u32) {
     let conn = &mut conn_of(ctx, tuple, role);
@@ -142,25 +158,25 @@ fn hold(ctx: SockOps, sock: Sock, tuple: &Tuple, role: u32) {
     maps::tell(EventKind::Held, 0, conn);
 }
 
-/// The workload has given itself an address of somebody else, for instance to pass for an end of his
-/// connection. Nothing of it leaves the namespace; here it gets no place beside the real one.
+/// A connection that must not be: it is held, and the helper, which looks for its socket in vain, is told to end it.
+///
+/// [`Unplaced::Foreign`]: the workload has given itself an address of somebody else, for instance to pass for an end of
+/// his connection. Nothing of it leaves the namespace; here it gets no place beside the real one.
+/// [`Unplaced::Refused`]: policies were changed after its first packet had passed.
+/// [`Unplaced::Mptcp`]: see `refuse.rs`.
 #[inline(never)]
-fn foreign(ctx: SockOps, sock: Sock, tuple: &Tuple) {
+fn turned_away(ctx: SockOps, sock: Sock, tuple: &Tuple, why: Unplaced) {
     ctx.set_lowat(HOLD);
     storage::set_state(sock, State::New);
-    maps::count(Counter::DropSpoofed, 0);
+    let counter = match why {
+        Unplaced::Foreign => Counter::DropSpoofed,
+        Unplaced::Refused => Counter::RefusedPolicy,
+        Unplaced::Mptcp => Counter::RefusedMptcp,
+        Unplaced::Full => Counter::MapFull,
+    };
+    maps::count(counter, 0);
     let conn = conn_of(ctx, tuple, 0);
-    maps::tell(EventKind::Unplaced, Unplaced::Foreign as u32, &conn);
-}
-
-/// Policies were changed after its first packet had passed.
-#[inline(never)]
-fn refused(ctx: SockOps, sock: Sock, tuple: &Tuple) {
-    ctx.set_lowat(HOLD);
-    storage::set_state(sock, State::New);
-    maps::count(Counter::RefusedPolicy, 0);
-    let conn = conn_of(ctx, tuple, 0);
-    maps::tell(EventKind::Unplaced, Unplaced::Refused as u32, &conn);
+    maps::tell(EventKind::Unplaced, why as u32, &conn);
 }
 
 /// What network policies say of a connection of a workload, whatever its own address is. `role` is [`Role`] as u32; 0 if
@@ -210,14 +226,16 @@ fn unplaced(conn: &Conn) {
 #[inline(always)]
 fn closed(ctx: SockOps) {
     let Some(sock) = ctx.sock() else { return };
+    let had_no_keys = matches!(storage::state(sock), Some(State::New | State::Held));
     // Before the helper is told: it deletes the records of this socket's tasks, and there must be none after that.
-    if matches!(storage::state(sock), Some(State::New | State::Held)) {
+    if had_no_keys {
         storage::set_state(sock, State::Closed);
         sys::barrier(sys::now());
     }
     if let Some(kept) = storage::socket(sock) {
         maps::remove_conn(kept.conn.cookie);
-        maps::tell(EventKind::Closed, 0, &kept.conn);
+        kept.conn.since = sys::now();
+        maps::tell(EventKind::Closed, u32::from(had_no_keys), &kept.conn);
     }
 }
 
@@ -230,6 +248,9 @@ pub fn connect(ctx: SockAddr, destination: [u8; 16]) -> i32 {
     let Some(netns) = maps::netns(ctx.netns()) else {
         return 1;
     };
+    if ctx.sock().is_some_and(refuse::subflow) {
+        return 0;
+    }
     let mut path = path_to(&destination, &maps::endpoint(&destination));
     let config = maps::config();
     if config.policy != 0 && !is_loopback(&destination) {
@@ -254,13 +275,16 @@ pub fn connect(ctx: SockAddr, destination: [u8; 16]) -> i32 {
         }
         Path::Seal => {
             let Some(sock) = ctx.sock() else { return 0 };
-            // A socket has its cookie from the first call that asks for it, and a task that splices
-            // while this connection is being made is known by the cookie alone.
-            ctx.cookie();
             let Some(kept) = storage::socket_or_new(sock) else {
                 return 0;
             };
-            kept.conn.tgid = sys::tgid();
+            kept.conn = Conn {
+                // A socket has its cookie from the first call that asks for it, and a task that splices
+                // while this connection is being made is known by the cookie alone.
+                cookie: ctx.cookie(),
+                tgid: sys::tgid(),
+                ..Conn::default()
+            };
             i32::from(storage::set_state(sock, State::New))
         }
         Path::Local | Path::Tunnel | Path::Outside => 1,

@@ -2,7 +2,9 @@
 
 use core::ffi::c_void;
 
-use underseal_abi::{Config, Conn, Path, Ruling, State, TaskFile, Tuple, Usage, is_loopback};
+use underseal_abi::{
+    Config, Conn, Counter, Path, Ruling, State, TaskFile, Tuple, Usage, is_loopback,
+};
 
 use crate::{
     apart, hold,
@@ -38,7 +40,7 @@ pub fn task_file(ctx: *const TaskFileContext) {
 
 /// Takes over the connections that are older than the take-over of their namespace: lets go of
 /// those that need no TLS, and lists those that do (unless they are to be kept). Also those that
-/// an earlier configuration let go and this one would not.
+/// an earlier configuration let go and this one would not, and MPTCP.
 #[inline(always)]
 pub fn take_over(ctx: *const TcpContext) {
     let Some((seq, sk_common)) = full_socket(ctx) else {
@@ -58,6 +60,11 @@ pub fn take_over(ctx: *const TcpContext) {
 /// What becomes of a connection: `None` if it simply goes on; else the state to list it with, 0 if it must end.
 #[inline(always)]
 fn fate(sock: Sock, tuple: &Tuple, ruling: Ruling) -> Option<u32> {
+    // Whoever its peer is: the kernel would hold it for ever (`refuse.rs`).
+    if sys::is_subflow(sock) {
+        maps::count(Counter::RefusedMptcp, 0);
+        return Some(0);
+    }
     let flags = maps::config().flags;
     if !ruling.passes() && flags & Config::KEEP_REVOKED == 0 {
         return Some(0);

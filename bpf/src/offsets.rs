@@ -51,6 +51,9 @@ pub static OFF_ICSK_ULP_OPS: Global<u32> = Global::new(0);
 /// `struct inet_connection_sock`, member `icsk_ulp_data`.
 #[unsafe(no_mangle)]
 pub static OFF_ICSK_ULP_DATA: Global<u32> = Global::new(0);
+/// `struct tcp_ulp_ops`, member `name`.
+#[unsafe(no_mangle)]
+pub static OFF_ULP_NAME: Global<u32> = Global::new(0);
 /// `struct sk_msg`, member `sg`.
 #[unsafe(no_mangle)]
 pub static OFF_SK_MSG_SG: Global<u32> = Global::new(0);

@@ -3,6 +3,10 @@
 //! connection to seal. Programs are told what a kernel without these would tell them, and fall back.
 //! In mode `never` they may have Fast Open. MPTCP never: since 6.11 it looks at the namespace's
 //! `tcp_notsent_lowat` itself (net/mptcp/protocol.h, `mptcp_notsent_lowat`), and would wait for ever.
+//!
+//! An MPTCP socket that is older than the take-over of its namespace is there all the same. Its subflows are TCP sockets
+//! that the programs see: their connects are refused, and what is established is ended. The end of its only subflow ends
+//! the socket itself, at once or by MPTCP's own timeout of a minute (net/mptcp/protocol.c, `mptcp_close_tout_expired`).
 
 #![deny(unsafe_code)]
 
@@ -26,6 +30,18 @@ pub fn create(ctx: Created) -> i32 {
     maps::count(Counter::RefusedMptcp, 0);
     sys::set_errno(EPROTONOSUPPORT);
     0
+}
+
+/// Whether a socket that a covered process connects is a subflow of an MPTCP socket, which is older than the take-over of
+/// its namespace: that is refused in the same way.
+#[inline(always)]
+pub fn subflow(sock: Sock) -> bool {
+    let is_subflow = sys::is_subflow(sock);
+    if is_subflow {
+        maps::count(Counter::RefusedMptcp, 0);
+        sys::set_errno(EPROTONOSUPPORT);
+    }
+    is_subflow
 }
 
 /// A covered process asks for Fast Open on a socket. It is told that it has it: a client that gets

@@ -6,6 +6,9 @@
 //! the loader refuses to touch maps that another version pinned.
 #![no_std]
 
+mod conn;
+mod counter;
+mod event;
 mod layout;
 mod limit;
 pub mod names;
@@ -16,10 +19,12 @@ mod pod;
 mod record;
 mod verdict;
 
+pub use conn::{Conn, Lowat, Role, Sleeper, Socket, State, Tuple};
+pub use counter::{COUNTERS, Counter, HELPER_COUNTERS, HelperCounter, Tally};
+pub use event::{Drop, Event, EventKind, TaskFile, Unplaced};
 pub use layout::{
-    Bundle, COUNTERS, Chain, Config, Conn, Counter, DnsNames, Drop, Endpoint, Event, EventKind,
-    HELPER_COUNTERS, HelperCounter, Lowat, Named, Netns, Node, PeerWorkload, Reply, Role, Seal,
-    Sleeper, Socket, State, Tally, TaskFile, Tuple, Unplaced, Workload, ip_key,
+    Bundle, Chain, Config, DnsNames, Endpoint, Named, Netns, Node, PeerWorkload, Reply, Seal,
+    Workload, ip_key,
 };
 pub use limit::{KeyLimit, KeyUse, Usage};
 pub use notice::{NOTICE_BYTES, NOTICE_PROTOCOL, NoticeKind, notice, notice_kind};

@@ -1,7 +1,7 @@
 //! The pinned maps, as the helper uses them.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     fs::File,
     io::{self, Read},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -237,19 +237,20 @@ impl Maps {
         let _ = self.sleepers.remove(sleeper);
     }
 
-    /// Deletes the records of tasks that slept on the sockets `closed`, and those older than
-    /// `stale` whose socket is in no table: of its end no message has come.
-    pub(super) fn clear_sleepers(&mut self, closed: &HashSet<u64>, stale: Duration) {
+    /// Deletes the records of tasks that slept on the sockets `closed` before that, and those older
+    /// than `stale` whose socket is in no table: of its end no message has come.
+    pub(super) fn clear_sleepers(&mut self, closed: &BTreeMap<u64, Duration>, stale: Duration) {
         let now = sys::monotonic();
-        let is_stale = |since: u64| now.saturating_sub(Duration::from_nanos(since)) > stale;
+        let is_over = |sleeper: &Sleeper, since: Duration| {
+            let closed = closed.get(&sleeper.cookie);
+            let is_stale = now.saturating_sub(since) > stale;
+            closed.is_some_and(|at| since <= *at) || is_stale && !self.has_conn(sleeper.cookie)
+        };
         // Those that cannot be read now are deleted later, as stale ones.
         let sleepers = map_entries::<Sleeper, u64>(self.all_sleepers.as_fd()).unwrap_or_default();
         let dead: Vec<Sleeper> = sleepers
             .into_iter()
-            .filter(|(sleeper, since)| {
-                closed.contains(&sleeper.cookie)
-                    || is_stale(*since) && !self.has_conn(sleeper.cookie)
-            })
+            .filter(|(sleeper, since)| is_over(sleeper, Duration::from_nanos(*since)))
             .map(|(sleeper, _)| sleeper)
             .collect();
         for sleeper in &dead {

@@ -35,6 +35,8 @@ mod serve;
 mod session;
 mod sys;
 mod table;
+#[cfg(test)]
+mod testing;
 mod upkeep;
 
 pub use controls::{Controls, Stop};

@@ -26,83 +26,28 @@ use tracing::{debug, warn};
 use underseal_abi::{Conn, HelperCounter, Role as End};
 
 use super::{
-    drain::{Opened, Pause, Sent},
+    drain::{Opened, Pause},
     exchange::{Direction, LinkId},
     handover::Failure,
     message::{Letter, Message, Renewal, Stop},
     names::Route,
     refusal,
-    table::{Key, key},
+    table::key,
 };
-use crate::{Relay, Role, SocketKeys};
+use crate::{Relay, SocketKeys};
 
+mod node;
 mod steps;
 #[cfg(test)]
 mod tests;
+
+pub(super) use node::{Effect, Node, Search, Sought};
 
 /// How many connections this node has under way at once, of those that it has begun with. Others may have begun with as
 /// many again.
 const MOST: usize = 32;
 /// How long the other node may take for a step.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// This node, and what is done to its ends.
-pub(super) trait Node<S> {
-    /// Begins a handshake as the workload of `conn`, for the cipher that its socket has.
-    fn relay(&self, conn: &Conn, socket: &S, role: Role) -> anyhow::Result<Relay>;
-    /// Whether this kernel replaces keys.
-    fn replaces_keys(&mut self) -> bool;
-    /// Notes with what certificates the peer was accepted now.
-    fn note(&mut self, conn: &Conn, peer: &[CertificateDer<'static>]) -> anyhow::Result<()>;
-    /// Counts.
-    fn count(&mut self, counter: HelperCounter);
-    /// Holds a sender: state `Pausing`.
-    fn hold(&mut self, conn: &Conn, socket: &S) -> Result<(), Failure>;
-    /// Holds it again, and says what it has sent.
-    fn sent(&mut self, socket: &S) -> Result<Sent, Failure>;
-    /// Lets it go on while nothing of it is unsent.
-    fn pulse(&mut self, socket: &S) -> Result<(), Failure>;
-    /// State `Replacing`.
-    fn replacing(&mut self, conn: &Conn, socket: &S) -> Result<(), Failure>;
-    /// What a receiver has opened.
-    fn opened(&self, socket: &S) -> Result<Opened, Failure>;
-    /// Its new key.
-    fn receive_with(&mut self, socket: &S, keys: &SocketKeys) -> Result<(), Failure>;
-    /// The sender's new key, and how much that may encrypt.
-    fn send_with(&mut self, conn: &Conn, socket: &S, keys: &SocketKeys) -> Result<(), Failure>;
-    /// State `Sealed`, and leave to send.
-    fn release(&mut self, conn: &Conn, socket: &S) -> Result<(), Failure>;
-}
-
-/// What is to be done.
-#[derive(Debug)]
-pub(super) enum Effect {
-    /// This is to be sent.
-    Send(LinkId, Letter),
-    /// A sealed end is to be found; [`Renewals::found`] is told.
-    Find(Search),
-    /// The connection must end.
-    Reset(Conn, HelperCounter, String),
-    /// A link to this node is needed.
-    Reach(u32),
-}
-
-/// An end that is looked for.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Search {
-    link: LinkId,
-    id: u64,
-    pub(super) sought: Sought,
-}
-
-/// Which one.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Sought {
-    /// One that this node begins with.
-    Own(Conn),
-    /// One that another node has named, and whether that one's kernel replaces keys.
-    Named(Key, bool),
-}
 
 struct Way {
     node: u32,

@@ -242,8 +242,9 @@ impl Session {
                 k if k == EventKind::Closed as u32 => {
                     self.maps.remove_seal(conn.cookie);
                     self.rekeys.closed(conn.cookie);
-                    if self.table.closed(conn.cookie, now) {
-                        self.upkeep.closed(conn.cookie);
+                    if self.table.closed(conn.cookie, now) || event.reason != 0 {
+                        let at = Duration::from_nanos(conn.since);
+                        self.upkeep.closed(conn.cookie, at);
                     }
                     if is_remote(&conn) {
                         self.gone.push(conn);
@@ -382,7 +383,6 @@ impl Session {
             // The message of it is on its way; it had no keys, and its programs know.
             Ok(Some(State::Closed)) => {
                 self.table.closed(conn.cookie, Instant::now());
-                self.upkeep.closed(conn.cookie);
             }
             Ok(Some(State::Held)) => match install::attach_ulp(socket.as_fd()) {
                 Ok(()) => self.take_in(conn, socket),

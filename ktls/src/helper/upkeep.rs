@@ -2,7 +2,7 @@
 //! seal, and forgets what has gone. Without it nothing leaks; but a socket could wait for ever.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     fs::{self, File, Metadata},
     io,
     os::{
@@ -71,8 +71,9 @@ impl Limits {
 pub(super) struct Upkeep {
     /// Sockets whose reset has failed, with the tries so far.
     doomed: HashMap<u64, (Conn, u32)>,
-    /// Sockets that were closed before they had keys: the records of their tasks are of no use.
-    closed: HashSet<u64>,
+    /// Sockets that were closed before they had keys, and when (`CLOCK_MONOTONIC`): the records of their tasks from before
+    /// that are of no use.
+    closed: BTreeMap<u64, Duration>,
     /// Ends in hand that no process has any more, and since when.
     abandoned: HashMap<u64, Instant>,
     due: Instant,
@@ -85,7 +86,7 @@ impl Upkeep {
         let now = Instant::now();
         Self {
             doomed: HashMap::new(),
-            closed: HashSet::new(),
+            closed: BTreeMap::new(),
             abandoned: HashMap::new(),
             due: now,
             look: now,
@@ -93,9 +94,9 @@ impl Upkeep {
         }
     }
 
-    /// A socket was closed before it had keys.
-    pub(super) fn closed(&mut self, cookie: u64) {
-        self.closed.insert(cookie);
+    /// A socket was closed at this time (`CLOCK_MONOTONIC`), before it had keys. It may be connected again.
+    pub(super) fn closed(&mut self, cookie: u64, at: Duration) {
+        self.closed.insert(cookie, at);
     }
 
     /// Whether the socket is to be reset, once that is possible.
@@ -147,10 +148,11 @@ impl Session {
 
     /// Ends one socket; false if it was gone, or could not be ended now: then it is tried again.
     pub(super) fn destroy(&mut self, conn: &Conn, socket: Option<&OwnedFd>) -> bool {
+        let at = sys::monotonic();
         match reset::reset(&self.maps, conn, socket.map(AsFd::as_fd)) {
             Ok(ended) => {
                 if ended {
-                    self.upkeep.closed(conn.cookie);
+                    self.upkeep.closed(conn.cookie, at);
                 }
                 ended
             }
@@ -164,8 +166,9 @@ impl Session {
 
     fn reset_again(&mut self) {
         for (cookie, (conn, tries)) in std::mem::take(&mut self.upkeep.doomed) {
+            let at = sys::monotonic();
             match reset::reset(&self.maps, &conn, None) {
-                Ok(_) => self.upkeep.closed(cookie),
+                Ok(_) => self.upkeep.closed(cookie, at),
                 Err(error) if tries >= TRIES => {
                     error!("{} stays held: {error:#}", Route(&conn));
                 }
@@ -187,6 +190,11 @@ impl Session {
             (
                 HelperCounter::ResetPolicy,
                 "network policies do not allow it any more",
+            )
+        } else if reason == Unplaced::Mptcp as u32 {
+            (
+                HelperCounter::ResetMptcp,
+                "it is MPTCP, by a socket older than the take-over of its workload; restart the program, and it gets TCP",
             )
         } else {
             (HelperCounter::ResetFull, "the table of connections is full")

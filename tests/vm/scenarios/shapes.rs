@@ -11,11 +11,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use underseal_vm::capture::PathCount;
 use underseal_vm::identities::Authority;
-use underseal_vm::main_job::{MARKER, seen};
+use underseal_vm::main_job::seen;
 use underseal_vm::pcap::{IpPacket, Pcap, Transport};
 use underseal_vm::site::{Settings, Site};
 use underseal_vm::topology::Node;
-use underseal_vm::{Lab, Output, Process, VmOptions};
+use underseal_vm::{Lab, Output, VmOptions};
+
+use crate::shapes_records;
 
 /// For all cases together on a machine that does other things too.
 const PATIENCE: Duration = Duration::from_secs(400);
@@ -34,10 +36,9 @@ pub(crate) fn sealed(lab: &Lab) -> Result<()> {
     })?;
     let site = prepare(&vm)?;
     site.configure(&Settings::default())?;
-    let old = OldMptcp::make(&site)?;
     site.apply()?;
     let helper = site.start_helper()?;
-    old.used(&site)?;
+    shapes_records::go(&site)?;
     let seen = recorded(&site, || works(&site, helper.pid(), "apart inside"))?;
     for ((count, in_syns), records) in seen.into_iter().zip([1000, 20]) {
         ensure!(
@@ -129,33 +130,6 @@ fn in_syns(pcap: &Pcap) -> usize {
         .sum()
 }
 
-/// A server that had MPTCP before the take-over, as Go's have by default: it shows that the kernel has it. Such a
-/// listener serves TCP clients, and they are sealed.
-struct OldMptcp<'site>(Process<'site>);
-
-impl<'site> OldMptcp<'site> {
-    fn make(site: &'site Site) -> Result<Self> {
-        let program = include_bytes!("programs/old_mptcp.py");
-        site.vm.put("/tmp/old_mptcp.py", program, 0o644)?;
-        let cart = site.workload("cart");
-        let command = format!("exec python3 /tmp/old_mptcp.py {} 7000", cart.v4);
-        let server = site.inside("cart").spawn(&command)?;
-        cart.wait_for_port(&site.vm, 7000)?;
-        Ok(Self(server))
-    }
-
-    fn used(self, site: &Site) -> Result<()> {
-        let recording = site.inside("shop").capture("eth0")?;
-        let script = format!("echo {MARKER} | nc -q 5 {} 7000", site.workload("cart").v4);
-        let said = site.inside("shop").sh(&script)?.text();
-        ensure!(said == MARKER, "a TCP client got {said:?}");
-        self.0.wait(PATIENCE)?.successful()?;
-        let count = seen(&recording.stop()?);
-        ensure!(!count.is_readable() && count.tls_records > 0, "{count:?}");
-        Ok(())
-    }
-}
-
 /// Runs these cases sealed. All succeed, and the counters grow by what the cases say, not by more.
 pub(crate) fn works(site: &Site, helper: u32, what: &str) -> Result<Output> {
     let before: Vec<(&str, u64)> = COUNTED
@@ -202,7 +176,7 @@ pub(crate) fn start(site: &Site, how: &str, what: &str) -> Result<Output> {
     site.vm.spawn(&script)?.wait(PATIENCE)
 }
 
-/// The second line of defence had nothing to do.
+/// The second line of defence had nothing to do, and no record of a task is left.
 pub(crate) fn quiet(site: &Site) -> Result<()> {
     for counter in [
         "drop_unsealed",
@@ -211,5 +185,5 @@ pub(crate) fn quiet(site: &Site) -> Result<()> {
     ] {
         ensure!(site.counter(counter)? == 0, "{counter}");
     }
-    Ok(())
+    shapes_records::none(site, Duration::from_secs(30))
 }

@@ -1,5 +1,5 @@
 //! Connections that are open when their namespace is taken over: one between workloads is reset (or kept, if the
-//! configuration says so), and apply names it; one with somebody else goes on.
+//! configuration says so), and apply names it; one with somebody else goes on. MPTCP ends (`takeover_mptcp.rs`).
 //!
 //! ```text
 //!   shop: nc ── h-shop ── node (plain forwarding; nc on the gateway address) ── h-cart ── cart: nc
@@ -12,6 +12,8 @@ use underseal_vm::identities::Authority;
 use underseal_vm::site::{Settings, Site};
 use underseal_vm::topology::Node;
 use underseal_vm::{Lab, Process, VmOptions};
+
+use crate::takeover_mptcp;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -65,7 +67,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
         vm.sh("pkill -x nc; pkill -x python3; rm /tmp/applied; true")?;
         site.down()?;
     }
-    Ok(())
+    takeover_mptcp::run(&site)
 }
 
 /// A connection from `shop` over which one line has gone, and another follows after the apply.

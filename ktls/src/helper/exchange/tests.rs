@@ -3,18 +3,17 @@
 use std::collections::VecDeque;
 
 use proptest::prelude::*;
-use underseal_abi::{THIS_NODE, Tuple};
+use underseal_abi::THIS_NODE;
 
 use super::*;
 use crate::{
     Cipher, Expects, Identity, Party,
+    helper::testing::{CLIENT, SERVER, end},
     testing::{Ca, identity},
 };
 
 const CART: &str = "spiffe://example.org/ns/shop/sa/cart";
 const TILL: &str = "spiffe://example.org/ns/shop/sa/till";
-const CLIENT: [u8; 16] = [1; 16];
-const SERVER: [u8; 16] = [2; 16];
 const OTHER: u32 = THIS_NODE + 1;
 
 /// A node with one end of one connection.
@@ -69,23 +68,9 @@ impl Surroundings for (&Identity, bool, bool) {
 
 impl Side {
     fn new(identity: Identity, role: End) -> Self {
-        let tuple = Tuple {
-            local: CLIENT,
-            remote: SERVER,
-            local_port: 40000,
-            remote_port: 80,
-            v6: 0,
-        };
         let conn = Conn {
-            cookie: 7 * role as u64,
-            tuple: if role == End::Client {
-                tuple
-            } else {
-                tuple.reversed()
-            },
-            role: role as u32,
             node: OTHER,
-            ..Conn::default()
+            ..end(role)
         };
         Self {
             exchange: Exchange::new(),

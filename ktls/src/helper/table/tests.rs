@@ -3,28 +3,13 @@
 use underseal_abi::Tuple;
 
 use super::*;
+use crate::helper::testing::end;
 
 fn conn(cookie: u64, role: Role, tgid: u32) -> Conn {
-    let tuple = Tuple {
-        local: [1; 16],
-        remote: [2; 16],
-        local_port: 40000,
-        remote_port: 80,
-        v6: 1,
-    };
-    let tuple = match role {
-        Role::Client => tuple,
-        Role::Server => Tuple {
-            v6: 0,
-            ..tuple.reversed()
-        },
-    };
     Conn {
         cookie,
-        tuple,
-        role: role as u32,
         tgid,
-        ..Conn::default()
+        ..end(role)
     }
 }
 

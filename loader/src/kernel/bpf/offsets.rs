@@ -8,7 +8,7 @@ use thiserror::Error;
 
 /// Name of the global that takes an offset, with the struct and the member it is the offset of.
 /// The globals are declared in bpf/src/offsets.rs.
-pub const MEMBERS: [(&str, &str, &str); 23] = [
+pub const MEMBERS: [(&str, &str, &str); 24] = [
     ("OFF_SOCKET_SK", "socket", "sk"),
     ("OFF_FILE_PRIVATE", "file", "private_data"),
     ("OFF_SKC_COOKIE", "sock_common", "skc_cookie"),
@@ -24,6 +24,7 @@ pub const MEMBERS: [(&str, &str, &str); 23] = [
     ("OFF_MSG_FLAGS", "msghdr", "msg_flags"),
     ("OFF_ICSK_ULP_OPS", "inet_connection_sock", "icsk_ulp_ops"),
     ("OFF_ICSK_ULP_DATA", "inet_connection_sock", "icsk_ulp_data"),
+    ("OFF_ULP_NAME", "tcp_ulp_ops", "name"),
     ("OFF_SK_MSG_SG", "sk_msg", "sg"),
     ("OFF_SK_MSG_SG_SIZE", "sk_msg_sg", "size"),
     ("OFF_TLS_PRIV_TX", "tls_context", "priv_ctx_tx"),
@@ -321,6 +322,7 @@ mod tests {
             ("msghdr", "msg_flags", 640),
             ("inet_connection_sock", "icsk_ulp_ops", 1600),
             ("inet_connection_sock", "icsk_ulp_data", 1664),
+            ("tcp_ulp_ops", "name", 448),
             ("sk_msg", "sg", 0),
             ("sk_msg_sg", "size", 96),
             ("net", "net_cookie", 64),

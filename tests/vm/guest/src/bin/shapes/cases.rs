@@ -233,6 +233,7 @@ pub(crate) const CASES: &[Case] = &[
         processes::to_itself_not_blocking,
         nothing,
     ),
+    inside("own_sends_first", processes::to_itself_sends_first, nothing),
 ];
 
 /// The plainest client.

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -230,6 +231,26 @@ pub(crate) fn to_itself_not_blocking(side: &mut Side) -> Result<()> {
         ensure!(count == 1, "never writable");
         sent += one.write(&b"early"[sent..])?;
     }
+    let mut got = [0; 5];
+    other.read_exact(&mut got)?;
+    ensure!(got == *b"early", "{got:?}");
+    Ok(())
+}
+
+/// Nobody else can accept while it sends, blocking. Sealed, it waits until its patience ends.
+pub(crate) fn to_itself_sends_first(side: &mut Side) -> Result<()> {
+    let listener = TcpListener::bind(side.address)?;
+    let mut one = TcpStream::connect(side.address)?;
+    one.set_write_timeout(Some(Duration::from_secs(2)))?;
+    let sent = match one.write(b"early") {
+        Ok(sent) => sent,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+        Err(error) => return Err(error.into()),
+    };
+    ensure!((sent == 0) == side.is_sealed(), "sent {sent}");
+    let (mut other, _) = listener.accept()?;
+    one.set_write_timeout(None)?;
+    one.write_all(&b"early"[sent..])?;
     let mut got = [0; 5];
     other.read_exact(&mut got)?;
     ensure!(got == *b"early", "{got:?}");
