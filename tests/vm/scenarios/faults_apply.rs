@@ -6,7 +6,6 @@
 //! ```
 
 use anyhow::{Context as _, Result, ensure};
-use underseal_vm::identities::Authority;
 use underseal_vm::site::{Settings, Site};
 use underseal_vm::topology::Node;
 use underseal_vm::{Lab, Process, VmOptions, Wire};
@@ -38,13 +37,8 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
     Node(1).uplink(&vm)?;
     // Without the programs it is the node that forwards between workloads.
     Node(1).forward(&vm)?;
-    let names = [("shop", 10), ("cart", 11)];
-    let site = Site::prepare(&vm, Node(1), &Authority::new("test authority")?, &names)?;
-    let peer = "C8LHcQxrDOFUSUP9ZMJFtvAWDLLWxIQNGQYFvcEBCU8=".to_owned();
-    site.configure(&Settings {
-        peers: vec![(Node(2), peer)],
-        ..Settings::default()
-    })?;
+    let site = Site::pair(&vm)?;
+    site.configure(&Settings::with_peer())?;
     site.vm.put("/tmp/killed.sh", KILLED.as_bytes(), 0o755)?;
     let untouched = site.vm.sh(WORLD)?.text();
     let server = faults::serve(&site, "cart", 7000, "epoll", "/dev/null")?;
