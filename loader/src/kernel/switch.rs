@@ -13,7 +13,7 @@ use super::error::Error;
 use super::notice::{self, Pair, Post};
 use super::wireguard;
 use crate::config::value::{InterfaceName, PublicKey};
-use crate::op::Switch;
+use crate::op::{Moved, Switch};
 use crate::rotation::{Contact, LIVE};
 use crate::state::Endpoint;
 
@@ -65,21 +65,32 @@ pub fn switch(
 /// Waits until nothing comes from these peers by `interface` any more. Something that goes on coming is not waited for
 /// without end: it is not for us to say what it is.
 ///
+/// A peer with two keys follows what comes by the next one (`follow` in `bpf/src/notice.rs`). What this node has sent by that
+/// before it went back may arrive after the peer was told, and then the peer stays there: it is told again.
+///
 /// # Errors
-/// The device cannot be read.
-pub fn drain(interface: &InterfaceName, peers: &BTreeSet<PublicKey>) -> Result<(), Error> {
+/// The device cannot be read, or the one that a peer was told of does not take packets.
+pub fn drain(interface: &InterfaceName, peers: &[Moved]) -> Result<(), Error> {
     let received = || -> Result<u64, Error> {
         let device = wireguard::read(interface)?;
-        let peers = peers.iter().filter_map(|key| device.peers.get(key));
+        let peers = peers.iter().filter_map(|it| device.peers.get(&it.peer));
         Ok(peers.map(|peer| peer.received).sum())
     };
     let end = Instant::now() + DRAINED;
-    let (mut last, mut since) = (received()?, Instant::now());
+    let mut last = received()?;
+    let (mut since, mut told) = (Instant::now(), Instant::now());
     while since.elapsed() < QUIET && Instant::now() < end {
         thread::sleep(LOOK);
         let now = received()?;
-        if now != last {
-            (last, since) = (now, Instant::now());
+        if now == last {
+            continue;
+        }
+        (last, since) = (now, Instant::now());
+        if told.elapsed() >= QUIET {
+            for Moved { to, pairs, .. } in peers {
+                tell(to, pairs, SHORT)?;
+            }
+            told = Instant::now();
         }
     }
     Ok(())

@@ -179,17 +179,19 @@ pub fn set_port(interface: &InterfaceName, port: u16) -> Result<(), Error> {
         .map_err(|source| Error::new("set the port of", format!("{interface} to {port}"), source))
 }
 
-/// Adds a peer, or changes one. Many allowed IPs need several messages: until the last of them,
-/// packets of the others are dropped.
+/// Adds a peer, or changes one. If it loses an allowed IP, the kernel takes all of them away first, and for a moment
+/// packets are dropped; many need several messages, and the moment is longer.
 ///
 /// # Errors
-/// The kernel's refusal.
+/// The device cannot be read, or the kernel's refusal.
 pub fn set_peer(
     interface: &InterfaceName,
     peer: PublicKey,
     change: PeerChange<'_>,
 ) -> Result<(), Error> {
-    for part in parts(peer, change) {
+    let present = read(interface)?.peers.remove(&peer);
+    let present = present.map(|peer| peer.networks).unwrap_or_default();
+    for part in parts(peer, change, &present) {
         apply(interface, DeviceUpdate::new().add_peer(part))
             .map_err(|source| Error::new("set peer", format!("{peer} of {interface}"), source))?;
     }
@@ -240,8 +242,12 @@ fn without_secrets(error: io::Error) -> io::Error {
 }
 
 /// The messages that make one change: wireguard-control does not split a peer, and 8 KiB is its
-/// limit for a message.
-fn parts(peer: PublicKey, change: PeerChange<'_>) -> Vec<PeerConfigBuilder> {
+/// limit for a message. Allowed IPs that are `present` and stay are not spoken of: packets come and go meanwhile.
+fn parts(
+    peer: PublicKey,
+    change: PeerChange<'_>,
+    present: &BTreeSet<IpNet>,
+) -> Vec<PeerConfigBuilder> {
     let key = Key(peer.0);
     let mut first = PeerConfigBuilder::new(&key);
     if let Some(endpoint) = change.endpoint {
@@ -260,19 +266,21 @@ fn parts(peer: PublicKey, change: PeerChange<'_>) -> Vec<PeerConfigBuilder> {
     let Some(networks) = change.networks else {
         return vec![first];
     };
+    let loses = !present.is_subset(networks);
+    let new = |network: &&IpNet| loses || !present.contains(network);
     let allowed: Vec<AllowedIp> = networks
         .iter()
+        .filter(new)
         .map(|network| AllowedIp {
             address: network.network(),
             cidr: network.prefix_len(),
         })
         .collect();
     let mut chunks = allowed.chunks(NETWORKS_IN_A_MESSAGE);
-    let mut parts = vec![
-        first
-            .replace_allowed_ips()
-            .add_allowed_ips(chunks.next().unwrap_or_default()),
-    ];
+    if loses {
+        first = first.replace_allowed_ips();
+    }
+    let mut parts = vec![first.add_allowed_ips(chunks.next().unwrap_or_default())];
     parts.extend(chunks.map(|chunk| PeerConfigBuilder::new(&key).add_allowed_ips(chunk)));
     parts
 }
@@ -336,7 +344,8 @@ mod tests {
             persistent_keepalive: Some(25),
             ..Default::default()
         };
-        let parts = parts(PEER, change);
+        let gone = BTreeSet::from(["10.9.0.0/24".parse().unwrap()]);
+        let parts = parts(PEER, change, &gone);
         assert_eq!(
             parts.iter().map(allowed).collect::<Vec<_>>(),
             [128, 128, 44]
@@ -353,17 +362,34 @@ mod tests {
 
     #[test]
     fn networks_are_left_alone_replaced_or_emptied() {
-        let none = BTreeSet::new();
-        let untouched = parts(PEER, PeerChange::default());
+        let (none, some) = (BTreeSet::new(), networks(2));
+        let untouched = parts(PEER, PeerChange::default(), &some);
         let emptied = parts(
             PEER,
             PeerChange {
                 networks: Some(&none),
                 ..Default::default()
             },
+            &some,
         );
         assert!(untouched == [PeerConfigBuilder::new(&Key(PEER.0))]);
         assert!(emptied == [PeerConfigBuilder::new(&Key(PEER.0)).replace_allowed_ips()]);
+    }
+
+    #[test]
+    fn networks_that_stay_are_not_taken_away_for_a_moment() {
+        let (before, after) = (networks(2), networks(3));
+        let parts = |networks| {
+            let change = PeerChange {
+                networks: Some(networks),
+                ..Default::default()
+            };
+            parts(PEER, change, &before)
+        };
+        let new: AllowedIp = "fd00:2::/64".parse().unwrap();
+        let plain = PeerConfigBuilder::new(&Key(PEER.0));
+        assert!(parts(&before) == [plain.clone()]);
+        assert!(parts(&after) == [plain.add_allowed_ip(new.address, new.cidr)]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Steps of the host's interfaces: the WireGuard device, its peers and routes, and the MTU of
 //! workloads' host-side interfaces.
 
-use std::{collections::BTreeSet, fmt};
+use std::fmt;
 
 use ipnet::IpNet;
 use serde::Serialize;
@@ -58,7 +58,18 @@ pub enum DeviceChange {
     /// A peer is told to come by it from now on.
     Switch(Switch),
     /// Nothing comes from these peers by it any more.
-    Drain(BTreeSet<PublicKey>),
+    Drain(Vec<Moved>),
+}
+
+/// A peer that comes by another device now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Moved {
+    /// Its public key where it came from until now.
+    pub peer: PublicKey,
+    /// The device that it has been told to come by.
+    pub to: InterfaceName,
+    /// From and to which networks it was told.
+    pub pairs: Vec<(IpNet, IpNet)>,
 }
 
 /// A peer that is to come by another device than before.
@@ -238,7 +249,7 @@ impl fmt::Display for DeviceOp {
                 write!(f, "# peer {peer} is told to come by {name}, and answers")
             }
             C::Drain(peers) => {
-                let peers: Vec<String> = peers.iter().map(ToString::to_string).collect();
+                let peers: Vec<String> = peers.iter().map(|it| it.peer.to_string()).collect();
                 let peers = peers.join(", ");
                 write!(f, "# nothing comes by {name} any more from peer {peers}")
             }

@@ -14,7 +14,7 @@ use crate::state::State;
 
 pub use self::{
     datapath::{DatapathOp, NetnsEntry},
-    device::{DeviceChange, DeviceOp, Switch},
+    device::{DeviceChange, DeviceOp, Moved, Switch},
     namespace::{NamespaceChange, NamespaceOp},
 };
 

@@ -11,7 +11,7 @@ use underseal_abi::THIS_NODE;
 use super::{Stage, change};
 use crate::{
     config::value::PublicKey,
-    op::{DatapathOp, DeviceChange, DeviceOp, Op, Switch},
+    op::{DatapathOp, DeviceChange, DeviceOp, Moved, Op, Switch},
     state::{Endpoint, Peer, PresharedKey, State, Wireguard},
 };
 
@@ -249,15 +249,19 @@ fn drains(desired: &State, observed: &State) -> Vec<Op> {
             continue;
         }
         let goes = |key: &PublicKey| wanted.is_none_or(|wanted| !wanted.peers.contains_key(key));
-        let elsewhere = |peer: &Peer| {
+        let moved = |(key, peer): (&PublicKey, &Peer)| {
             let mut others = desired.devices().filter(|d| d.interface != found.interface);
-            others.any(|other| peer.networks.iter().any(|net| owner(other, net).is_some()))
+            others.find_map(|other| {
+                let there = peer.networks.iter().find_map(|net| owner(other, net))?;
+                Some(Moved {
+                    peer: *key,
+                    to: other.interface.clone(),
+                    pairs: pairs(desired, other.peers.get(there)),
+                })
+            })
         };
-        let peers = found.peers.iter();
-        let peers: BTreeSet<PublicKey> = peers
-            .filter(|(key, peer)| goes(key) && elsewhere(peer))
-            .map(|(key, _)| *key)
-            .collect();
+        let peers = found.peers.iter().filter(|(key, _)| goes(key));
+        let peers: Vec<Moved> = peers.filter_map(moved).collect();
         if !peers.is_empty() {
             drains.push(change(&found.interface, DeviceChange::Drain(peers)));
         }

@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use underseal_vm::identities::Authority;
 use underseal_vm::site::{Settings, Site};
 use underseal_vm::topology::Node;
 use underseal_vm::{Lab, VmOptions, Wire};
@@ -32,17 +31,8 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
         ..VmOptions::default()
     })?;
     Node(1).uplink(&vm)?;
-    let site = Site::prepare(
-        &vm,
-        Node(1),
-        &Authority::new("test authority")?,
-        &[("shop", 10), ("cart", 11)],
-    )?;
-    let key = "C8LHcQxrDOFUSUP9ZMJFtvAWDLLWxIQNGQYFvcEBCU8=".to_owned();
-    site.configure(&Settings {
-        peers: vec![(Node(2), key)],
-        ..Settings::default()
-    })?;
+    let site = Site::pair(&vm)?;
+    site.configure(&Settings::with_peer())?;
     let untouched = vm.sh(WORLD)?.text();
     two_at_once(&site)?;
     site.down()?;

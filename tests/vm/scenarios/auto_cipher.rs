@@ -5,7 +5,6 @@
 //! ```
 
 use anyhow::{Result, bail, ensure};
-use underseal_vm::identities::Authority;
 use underseal_vm::main_job::{MARKER, seen};
 use underseal_vm::site::{Settings, Site};
 use underseal_vm::{Lab, VmOptions};
@@ -16,8 +15,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
         cipher: "auto",
         ..Settings::default()
     };
-    let authority = Authority::new("test authority")?;
-    let site = Site::up(&vm, &authority, &[("shop", 10), ("cart", 11)], &settings)?;
+    let site = Site::up(&vm, &settings)?;
     let chosen = chosen(&site)?;
     ensure!(
         ["aes-128-gcm", "chacha20-poly1305"].contains(&chosen.as_str()),

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use underseal_vm::capture::PathCount;
-use underseal_vm::identities::Authority;
 use underseal_vm::main_job::seen;
 use underseal_vm::site::{Settings, Site};
 use underseal_vm::{Lab, VmOptions};
@@ -68,12 +67,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
         programs: PROGRAMS,
         ..VmOptions::default()
     })?;
-    let site = Site::prepare(
-        &vm,
-        underseal_vm::topology::Node(1),
-        &Authority::new("test authority")?,
-        &[("shop", 10), ("cart", 11)],
-    )?;
+    let site = Site::pair(&vm)?;
     site.configure(&Settings::default())?;
     programs::put(&site)?;
     for case in CASES {

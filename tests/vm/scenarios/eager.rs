@@ -9,7 +9,6 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use underseal_vm::identities::Authority;
 use underseal_vm::main_job::{MARKER, seen};
 use underseal_vm::site::{Settings, Site};
 use underseal_vm::{Lab, VmOptions};
@@ -22,12 +21,7 @@ const SENT: usize = MARKER.len() + 1 + 16 * 65536 + 3;
 
 pub(crate) fn run(lab: &Lab) -> Result<()> {
     let vm = lab.boot(&VmOptions::default())?;
-    let site = Site::up(
-        &vm,
-        &Authority::new("test authority")?,
-        &[("shop", 10), ("cart", 11)],
-        &Settings::default(),
-    )?;
+    let site = Site::up(&vm, &Settings::default())?;
     programs::put(&site)?;
     let recording = site.inside("shop").capture("eth0")?;
     let cart = site.workload("cart").clone();

@@ -4,10 +4,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use underseal_vm::identities::Authority;
 use underseal_vm::main_job::seen;
 use underseal_vm::site::{Settings, Site};
-use underseal_vm::topology::Node;
 use underseal_vm::{Lab, Output, Process, Recording, VmOptions};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
@@ -24,7 +22,7 @@ pub(crate) const PROGRAMS: &[&str] = &[
 /// A node with these workloads, configured and not applied.
 pub(crate) fn site(lab: &Lab, names: &[(&str, u8)]) -> Result<Site> {
     let vm = lab.boot(&options())?;
-    let site = Site::prepare(&vm, Node(1), &Authority::new("test authority")?, names)?;
+    let site = Site::with(&vm, names)?;
     site.configure(&Settings::default())?;
     Ok(site)
 }

@@ -7,7 +7,6 @@
 //! ```
 
 use anyhow::{Context as _, Result, ensure};
-use underseal_vm::identities::Authority;
 use underseal_vm::site::{CONFIG, Settings, Site};
 use underseal_vm::topology::Node;
 use underseal_vm::{Lab, Process, Vm, VmOptions, Wire};
@@ -47,8 +46,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
     Node(1).uplink(&vm)?;
     // Without the programs it is the node that forwards between workloads.
     Node(1).forward(&vm)?;
-    let names = [("shop", 10), ("cart", 11)];
-    let site = Site::prepare(&vm, Node(1), &Authority::new("test authority")?, &names)?;
+    let site = Site::pair(&vm)?;
     site.configure(&with_peers(&[2]))?;
     site.vm.put("/tmp/killed.sh", KILLED.as_bytes(), 0o755)?;
     let untouched = site.vm.sh(WORLD)?.text();

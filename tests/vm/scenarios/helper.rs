@@ -8,7 +8,6 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use underseal_vm::identities::Authority;
 use underseal_vm::main_job::{MARKER, seen};
 use underseal_vm::site::{Settings, Site};
 use underseal_vm::{Lab, VmOptions};
@@ -18,12 +17,7 @@ const KILL: i32 = 9;
 
 pub(crate) fn run(lab: &Lab) -> Result<()> {
     let vm = lab.boot(&VmOptions::default())?;
-    let site = Site::prepare(
-        &vm,
-        underseal_vm::topology::Node(1),
-        &Authority::new("test authority")?,
-        &[("shop", 10), ("cart", 11)],
-    )?;
+    let site = Site::pair(&vm)?;
     site.configure(&Settings::default())?;
     site.apply()?;
     vm.put("/srv/page", MARKER.as_bytes(), 0o644)?;

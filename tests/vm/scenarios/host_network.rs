@@ -9,7 +9,6 @@
 //! ```
 
 use anyhow::{Result, ensure};
-use underseal_vm::identities::Authority;
 use underseal_vm::site::{Settings, Site};
 use underseal_vm::{Lab, VmOptions};
 
@@ -25,12 +24,7 @@ const LIMITS: &[(&str, &str)] = &[
 
 pub(crate) fn run(lab: &Lab) -> Result<()> {
     let vm = lab.boot(&VmOptions::default())?;
-    let site = Site::up(
-        &vm,
-        &Authority::new("test authority")?,
-        &[("shop", 10), ("cart", 11)],
-        &Settings::default(),
-    )?;
+    let site = Site::up(&vm, &Settings::default())?;
     vm.put(
         "/tmp/client.py",
         include_bytes!("programs/client.py"),

@@ -7,9 +7,7 @@
 //! ```
 
 use anyhow::{Result, ensure};
-use underseal_vm::identities::Authority;
 use underseal_vm::site::{Settings, Site};
-use underseal_vm::topology::Node;
 use underseal_vm::{Lab, Process};
 
 use crate::faults::{self, Count};
@@ -23,8 +21,7 @@ const PORT: u16 = 7001;
 
 pub(crate) fn run(lab: &Lab) -> Result<()> {
     let vm = lab.boot(&faults::options())?;
-    let names = [("shop", 10), ("cart", 11)];
-    let site = Site::prepare(&vm, Node(1), &Authority::new("test authority")?, &names)?;
+    let site = Site::pair(&vm)?;
     site.configure(&Settings {
         rekey_after: Some(LIMIT),
         ..Settings::default()

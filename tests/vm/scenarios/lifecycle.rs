@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use underseal_vm::identities::Authority;
 use underseal_vm::site::{CONFIG, Settings, Site};
 use underseal_vm::topology::Node;
 use underseal_vm::{Lab, Vm, VmOptions, Wire};
@@ -23,17 +22,8 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
         ..VmOptions::default()
     })?;
     Node(1).uplink(&vm)?;
-    let site = Site::prepare(
-        &vm,
-        Node(1),
-        &Authority::new("test authority")?,
-        &[("shop", 10), ("cart", 11)],
-    )?;
-    let peer = "C8LHcQxrDOFUSUP9ZMJFtvAWDLLWxIQNGQYFvcEBCU8=".to_owned();
-    let settings = Settings {
-        peers: vec![(Node(2), peer)],
-        ..Settings::default()
-    };
+    let site = Site::pair(&vm)?;
+    let settings = Settings::with_peer();
     site.configure(&settings)?;
     let before = vm.sh(WORLD)?.text();
 

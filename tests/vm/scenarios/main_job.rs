@@ -7,11 +7,7 @@ use underseal_vm::main_job::{Peer, Stage};
 use underseal_vm::site::Settings;
 
 pub(crate) fn sealed(lab: &Lab) -> Result<()> {
-    let stage = Stage::set(
-        |options| lab.boot_all(options),
-        &Settings::default(),
-        &|_| {},
-    )?;
+    let stage = Stage::up(lab, &Settings::default())?;
     for row in stage.run(&|_| {})? {
         ensure!(!row.is_leak() && row.layers() == 1, "{row:?}");
         ensure!(
@@ -39,7 +35,7 @@ pub(crate) fn control(lab: &Lab) -> Result<()> {
         underlay_v6: true,
         ..Settings::default()
     };
-    let stage = Stage::set(|options| lab.boot_all(options), &settings, &|_| {})?;
+    let stage = Stage::up(lab, &settings)?;
     for row in stage.run(&|_| {})? {
         match row.peer {
             Peer::SameNode => ensure!(

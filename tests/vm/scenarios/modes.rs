@@ -22,7 +22,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
         helpers: Some(Helpers::V4),
         ..Settings::default()
     };
-    let stage = Stage::set(|options| lab.boot_all(options), &settings, &|_| {})?;
+    let stage = Stage::up(lab, &settings)?;
     every_program(&stage).context("always")?;
     late_accept(&stage)?;
     helper_away(&stage)?;

@@ -24,7 +24,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
         helpers: Some(Helpers::V4),
         ..Settings::default()
     };
-    let stage = Stage::set(|options| lab.boot_all(options), &settings, &|_| {})?;
+    let stage = Stage::up(lab, &settings)?;
     serve(&stage)?;
     switches(&stage)
 }

@@ -10,7 +10,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use underseal_vm::identities::Authority;
 use underseal_vm::pcap::Pcap;
 use underseal_vm::site::{Settings, Site};
 use underseal_vm::{Lab, VmOptions};
@@ -27,12 +26,7 @@ const DENIED_ON_LINK: &[&str] = &["link6", "mcast6", "linktcp6"];
 
 pub(crate) fn run(lab: &Lab) -> Result<()> {
     let vm = lab.boot(&VmOptions::default())?;
-    let site = Site::up(
-        &vm,
-        &Authority::new("test authority")?,
-        &[("shop", 10), ("cart", 11)],
-        &Settings::default(),
-    )?;
+    let site = Site::up(&vm, &Settings::default())?;
     vm.put(
         "/tmp/packets.py",
         include_bytes!("programs/packets.py"),

@@ -57,11 +57,7 @@ mtls = "required"
 "#;
 
 pub(crate) fn run(lab: &Lab) -> Result<()> {
-    let stage = Stage::set(
-        |options| lab.boot_all(options),
-        &Settings::default(),
-        &|_| {},
-    )?;
+    let stage = Stage::up(lab, &Settings::default())?;
     let (a, b) = (&stage.a, &stage.b);
     a.vm.sh(&format!("ip addr add {FAR}/32 dev lo"))?;
     let _outside =

@@ -24,7 +24,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
         "mount -t debugfs none /sys/kernel/debug 2>/dev/null; cat /sys/kernel/debug/sched/preempt";
     let mode = vm.sh(mode)?.text();
     ensure!(mode.contains("(full)"), "preemption is {mode}");
-    let site = shapes::prepare(&vm)?;
+    let site = Site::pair(&vm)?;
     site.configure(&Settings::default())?;
     site.apply()?;
     let helper = site.start_helper()?;

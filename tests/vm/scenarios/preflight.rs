@@ -1,9 +1,7 @@
 //! What a machine may lack: one message for each, with a hint, and nothing is changed.
 
 use anyhow::{Result, ensure};
-use underseal_vm::identities::Authority;
 use underseal_vm::site::{CONFIG, Settings, Site};
-use underseal_vm::topology::Node;
 use underseal_vm::{Lab, VmOptions, Wire};
 
 use crate::lifecycle::{WORLD, ensure_same};
@@ -143,17 +141,8 @@ fn site(lab: &Lab, wire: &Wire, options: VmOptions) -> Result<Site> {
         nics: vec![wire.port(0)],
         ..options
     })?;
-    let site = Site::prepare(
-        &vm,
-        Node(1),
-        &Authority::new("test authority")?,
-        &[("shop", 10), ("cart", 11)],
-    )?;
-    let key = "C8LHcQxrDOFUSUP9ZMJFtvAWDLLWxIQNGQYFvcEBCU8=".to_owned();
-    site.configure(&Settings {
-        peers: vec![(Node(2), key)],
-        ..Settings::default()
-    })?;
+    let site = Site::pair(&vm)?;
+    site.configure(&Settings::with_peer())?;
     Ok(site)
 }
 

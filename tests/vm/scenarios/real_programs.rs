@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use underseal_vm::capture::PathCount;
-use underseal_vm::identities::Authority;
 use underseal_vm::main_job::{MARKER, seen};
 use underseal_vm::site::{Settings, Site};
 use underseal_vm::{Lab, Place, Program, VmOptions};
@@ -65,12 +64,7 @@ fn run(lab: &Lab, servers: &[Server], jobs: &[Job]) -> Result<()> {
         deadline: Duration::from_secs(600),
         ..VmOptions::default()
     })?;
-    let site = Site::prepare(
-        &vm,
-        underseal_vm::topology::Node(1),
-        &Authority::new("test authority")?,
-        &[("shop", 10), ("cart", 11), ("gate", 12)],
-    )?;
+    let site = Site::with(&vm, &[("shop", 10), ("cart", 11), ("gate", 12)])?;
     set(&site, "never")?;
     site.start_helper()?;
     real_servers::start(&site, servers)?;

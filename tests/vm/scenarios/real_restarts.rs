@@ -9,7 +9,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use underseal_vm::identities::Authority;
 use underseal_vm::main_job::seen;
 use underseal_vm::site::{Settings, Site};
 use underseal_vm::{Lab, Process, VmOptions};
@@ -28,12 +27,7 @@ const TRANSACTIONS: u64 = 15;
 
 pub(crate) fn run(lab: &Lab) -> Result<()> {
     let vm = lab.boot(&VmOptions::default())?;
-    let site = Site::prepare(
-        &vm,
-        underseal_vm::topology::Node(1),
-        &Authority::new("test authority")?,
-        &[("shop", 10), ("cart", 11), ("gate", 12)],
-    )?;
+    let site = Site::with(&vm, &[("shop", 10), ("cart", 11), ("gate", 12)])?;
     site.configure(&Settings::default())?;
     site.apply()?;
     let helper = site.start_helper()?;

@@ -10,9 +10,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
-use underseal_vm::identities::Authority;
 use underseal_vm::site::{Settings, Site};
-use underseal_vm::topology::Node;
 use underseal_vm::{Lab, Process};
 
 use crate::faults::{self, Count};
@@ -27,8 +25,7 @@ const OFTEN: u64 = 3;
 
 pub(crate) fn run(lab: &Lab) -> Result<()> {
     let vm = lab.boot(&faults::options())?;
-    let names = [("shop", 10), ("cart", 11)];
-    let site = Site::prepare(&vm, Node(1), &Authority::new("test authority")?, &names)?;
+    let site = Site::pair(&vm)?;
     vm.put(
         "/tmp/pausing_reader.py",
         include_bytes!("programs/pausing_reader.py"),

@@ -1,7 +1,8 @@
 //! Certificates of open connections between nodes are verified again, by the two nodes' helpers: of two clients one is
 //! revoked on the server's node, while `close_revoked` is off so that nothing else ends its connection. It is reset on
 //! both nodes, with a reason and a counter; the other one goes on, also while a helper is away, and also if only the
-//! server's node looks. The control: with `recheck = "off"` both stay.
+//! server's node looks. Then two clients have certificates that expire while their connections are open: the one that is
+//! renewed goes on, the other one is reset on both nodes. The controls: with `recheck = "off"` all stay.
 //!
 //! ```text
 //!   node-a: nc in shop, cart ── wire ── node-b: nc in till
@@ -19,10 +20,12 @@ use underseal_vm::site::{CONFIG, Helpers, Settings, Site, identity_folder, spiff
 use crate::session::Session;
 
 const PATIENCE: Duration = Duration::from_secs(90);
+/// How many seconds a certificate lives that is to expire: enough for two connections to be made.
+const LIFE: u32 = 45;
 
 pub(crate) fn run(lab: &Lab) -> Result<()> {
     let settings = settings("off");
-    let stage = Stage::set(|options| lab.boot_all(options), &settings, &|_| {})?;
+    let stage = Stage::up(lab, &settings)?;
     let (a, b) = (&stage.a, &stage.b);
     let authority = Authority::new("test authority")?;
     let shop = authority.issue(&spiffe_id("shop"), Validity::Now)?;
@@ -45,12 +48,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
         configure(site, other, "1s")?;
     }
     refused.ends()?;
-    for site in [a, b] {
-        site.vm
-            .wait_until(&at_least("refused_recheck", 1), PATIENCE, "a count")
-            .with_context(|| site.helper_log().unwrap_or_default())?;
-        ensure!(site.counter("reset_refused")? >= 1, "no reset is counted");
-    }
+    ensure_refused(&stage, 1)?;
     let log = a.helper_log()?;
     ensure!(log.contains("revoked"), "no reason in: {log}");
     good.says("after the other has gone")?;
@@ -61,6 +59,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
     good.says("verified again")?;
     helper_away(&stage, &good)?;
     server_alone(&stage, &good)?;
+    expired(&stage, &authority)?;
     for site in [a, b] {
         site.ensure_settled()?;
         site.down()?;
@@ -125,6 +124,58 @@ fn server_alone(stage: &Stage, good: &Session<'_>) -> Result<()> {
     configure(&stage.a, &stage.b, "off")?;
     more(stage, "rechecked", 2)?;
     good.says("verified as the server asks")
+}
+
+/// Two certificates expire, and one of them has been renewed until then.
+fn expired(stage: &Stage, authority: &Authority) -> Result<()> {
+    let sites = [(&stage.a, &stage.b), (&stage.b, &stage.a)];
+    let configure_all = |recheck| {
+        let mut sites = sites.into_iter();
+        sites.try_for_each(|(site, other)| configure(site, other, recheck))
+    };
+    configure_all("off")?;
+    let (a, b) = (&stage.a, &stage.b);
+    let put = |name: &str, validity| {
+        let identity = authority.issue(&spiffe_id(name), validity)?;
+        identity.put(&a.vm, &identity_folder(name))
+    };
+    put("shop", Validity::Seconds(LIFE))?;
+    put("cart", Validity::Seconds(LIFE))?;
+    let old = Session::between((a, "shop"), (b, "till"), 7004)?;
+    let renewed = Session::between((a, "cart"), (b, "till"), 7005)?;
+    put("cart", Validity::Now)?;
+    let folder = identity_folder("shop");
+    let over = format!("! openssl x509 -in {folder}/tls.crt -noout -checkend 0");
+    a.vm.wait_until(&over, PATIENCE, "the end of a certificate")?;
+    old.says("nobody looks at its end")?;
+    ensure_refused(stage, 1)?;
+
+    configure_all("1s")?;
+    old.ends()?;
+    ensure_refused(stage, 2)?;
+    for site in [a, b] {
+        let log = site.helper_log()?;
+        ensure!(log.contains("expired"), "no reason in: {log}");
+    }
+    more(stage, "rechecked", 2)?;
+    renewed.says("with a certificate that was renewed")
+}
+
+/// So many connections have been refused when they were verified again, as both nodes count.
+fn ensure_refused(stage: &Stage, count: u64) -> Result<()> {
+    for site in [&stage.a, &stage.b] {
+        let log = || site.helper_log().unwrap_or_default();
+        site.vm
+            .wait_until(&at_least("refused_recheck", count), PATIENCE, "a count")
+            .with_context(log)?;
+        let counted = site.counter("refused_recheck")?;
+        ensure!(counted == count, "{counted} are counted: {}", log());
+        ensure!(
+            site.counter("reset_refused")? >= count,
+            "no reset is counted"
+        );
+    }
+    Ok(())
 }
 
 /// A counter of both nodes grows by so many.

@@ -11,22 +11,32 @@
 //! Load: ping from each workload to each other one and from each node to each other one, many times a second; curl,
 //! one connection after the other; and one long transfer by curl.
 
-use std::cell::RefCell;
-use std::fmt::Write as _;
+mod load;
+mod member;
+mod preshared;
+
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use underseal_vm::identities::Authority;
-use underseal_vm::main_job::{MARKER, seen};
-use underseal_vm::site::{CONFIG, Helpers, Settings, Site};
+use underseal_vm::pcap::{IpPacket, Link, Transport};
+use underseal_vm::site::{CONFIG, NOBODY, Site};
 use underseal_vm::topology::Node;
-use underseal_vm::{Lab, Process, VmOptions, Wire};
+use underseal_vm::{Fate, Lab, VmOptions, Wire};
 
+use self::load::Ping;
+use self::member::{Known, Member, next_file};
+pub(crate) use self::preshared::preshared;
 use crate::faults;
 
 const PATIENCE: Duration = Duration::from_secs(120);
-/// A key that nobody has.
-const WRONG: &str = "C8LHcQxrDOFUSUP9ZMJFtvAWDLLWxIQNGQYFvcEBCU8=";
+/// Debian's queue, `fq_codel`, drops what has waited for more than 5 ms ten times over. That is its job, and an emulated
+/// machine that waits for a processor makes packets wait: what such a queue drops is not lost by an exchange of keys.
+const QUEUE: &str = "tc qdisc replace dev eth0 root pfifo limit 100000";
+/// Where a node with its first key has the pair of the next one and another node's first one.
+const PORT_OF_NEXT: u16 = 51874;
+/// How much later something comes by that: more than `underseal apply` waits of itself.
+const LATE: Duration = Duration::from_secs(2);
 const PAGE: usize = 1 << 16;
 const LONG: usize = 2 << 20;
 
@@ -36,6 +46,7 @@ pub(crate) fn two(lab: &Lab) -> Result<()> {
     net.begin(1)?;
     net.ensure_wrong_key_is_refused(2, 1)?;
     net.killed_in_the_switch(2, 1)?;
+    net.go_back(2, 1)?;
     net.change(2, 1)?;
     net.ensure_rotation(1, &[2], &[])?;
     net.finish(1)?;
@@ -81,38 +92,6 @@ struct Network {
     frames: usize,
 }
 
-/// A node.
-struct Member {
-    site: Site,
-    base: String,
-    keys: RefCell<Keys>,
-}
-
-/// What a node's file says of keys.
-struct Keys {
-    generation: u32,
-    /// Whether there is a next key.
-    next: bool,
-    /// What it has of each other node.
-    peers: Vec<Known>,
-}
-
-/// A peer as a file has it.
-struct Known {
-    number: u8,
-    key: String,
-    generation: u32,
-    preshared: Option<String>,
-    next_preshared: Option<String>,
-}
-
-/// Programs that talk.
-struct Load<'a> {
-    pings: Vec<(String, &'a Site, Process<'a>)>,
-    curls: Vec<(String, Process<'a>)>,
-    long: Vec<(String, Process<'a>)>,
-}
-
 impl Network {
     fn set(lab: &Lab, count: u8) -> Result<Self> {
         let wire = Wire::new(count.into())?;
@@ -131,23 +110,10 @@ impl Network {
         let mut nodes = Vec::new();
         for (number, vm) in (1..).zip(&vms) {
             Node(number).uplink(vm)?;
+            vm.sh(QUEUE)?;
             let name = format!("w{number}");
             let site = Site::prepare(vm, Node(number), &authority, &[(&name, 10)])?;
-            site.configure(&Settings {
-                wireguard: true,
-                helpers: Some(Helpers::V4),
-                ..Settings::default()
-            })?;
-            let base = site.vm.sh(&format!("cat {CONFIG}"))?.text();
-            nodes.push(Member {
-                site,
-                base,
-                keys: RefCell::new(Keys {
-                    generation: 0,
-                    next: false,
-                    peers: Vec::new(),
-                }),
-            });
+            nodes.push(Member::new(site)?);
         }
         let keys = nodes.iter().map(|node| node.site.public_key());
         let keys: Vec<String> = keys.collect::<Result<_>>()?;
@@ -304,7 +270,7 @@ impl Network {
     fn ensure_wrong_key_is_refused(&self, number: u8, of: u8) -> Result<()> {
         let node = self.node(number);
         let before = node.keys.borrow_mut().peer(of).key.clone();
-        self.know(number, of, WRONG, 1)?;
+        self.know(number, of, NOBODY, 1)?;
         let said = node.site.vm.try_sh("underseal apply")?;
         ensure!(
             said.code == Some(1) && said.error_text().contains("no answer within"),
@@ -335,11 +301,27 @@ impl Network {
         }
         site.apply()?;
         site.ensure_settled()?;
-        // Back again, so that the whole way is shown as well; the old key is there as long as there is a next one.
+        Ok(())
+    }
+
+    /// A node goes back to the key before, which is there as long as there is a next one. What it has sent by the next one
+    /// comes later than what it says of it: the other node follows it for a while.
+    fn go_back(&self, number: u8, of: u8) -> Result<()> {
+        let (from, pair) = (usize::from(number) - 1, PORT_OF_NEXT);
+        self.wire.set_filter(move |port, frame| {
+            let packet = IpPacket::parse(Link::Ethernet, frame);
+            match packet.map(|packet| packet.transport) {
+                Some(Transport::Udp { ports, .. }) if port == from && ports.1 == pair => {
+                    Fate::Delay(LATE)
+                }
+                _ => Fate::Pass,
+            }
+        });
         let old = self.node(of).site.public_key()?;
         let node = self.node(number);
         node.edit(|keys| keys.peer(of).back(old))?;
         node.site.apply()?;
+        self.wire.clear_filter();
         node.site.ensure_settled()
     }
 
@@ -369,84 +351,15 @@ impl Network {
         ways.filter(|(from, to)| from != to).collect()
     }
 
-    fn load(&self) -> Result<Load<'_>> {
-        let mut load = Load {
-            pings: Vec::new(),
-            curls: Vec::new(),
-            long: Vec::new(),
-        };
-        // Three emulated machines have less to spare.
-        let pause = if self.nodes.len() == 2 { 0.02 } else { 0.1 };
-        for (from, to) in self.ways() {
-            let site = &self.node(from).site;
-            let (inside, name) = (site.inside(&format!("w{from}")), format!("{from}-{to}"));
-            let (v4, v6) = (Node(to).workload("", 10).v4, Node(to).workload("", 10).v6);
-            let host = Node(to).helper(Helpers::V4).0;
-            for (name, place, target) in [
-                (format!("{name}-v4"), inside.clone(), v4.to_string()),
-                (format!("{name}-v6"), inside.clone(), v6.to_string()),
-                (format!("{name}-node"), site.vm.node(), host.to_string()),
-            ] {
-                let ping = format!("exec ping -n -i {pause} {target} >/tmp/ping.{name}");
-                load.pings.push((name, site, place.spawn(&ping)?));
-            }
-            site.vm.sh("rm -f /tmp/enough")?;
-            let curl = format!(
-                "until test -e /tmp/enough; do curl -sS --max-time 60 --limit-rate 64K http://{v4}/page | wc -c; done | sort | uniq -c"
-            );
-            load.curls.push((name.clone(), inside.spawn(&curl)?));
-            let long = format!(
-                "curl -sS --max-time 900 --limit-rate 20K http://{v4}/long | sha256sum; cat /srv/long | sha256sum"
-            );
-            load.long.push((name, inside.spawn(&long)?));
-        }
-        load.flows()?;
-        Ok(load)
-    }
-
-    /// Ends the load: every ping has been answered, every page fetched, and nothing could be read on the wire.
-    fn judge(&self, load: Load<'_>) -> Result<()> {
-        load.flows()?;
-        for (name, site, ping) in load.pings {
-            let lost = lost(site, &name, &ping)?;
-            let (first, last) = (lost.first(), lost.last());
-            ensure!(
-                lost.is_empty(),
-                "ping {name}: {} not answered, from {first:?} to {last:?}",
-                lost.len()
-            );
-        }
-        for node in &self.nodes {
-            node.site.vm.sh("touch /tmp/enough")?;
-        }
-        for (name, curl) in load.curls {
-            let text = curl.wait(PATIENCE)?.successful()?.text();
-            ensure!(
-                text.lines().count() == 1 && text.ends_with(&format!(" {PAGE}")),
-                "curl {name}: {text}"
-            );
-        }
-        for (name, long) in load.long {
-            let text = long.wait(3 * PATIENCE)?.successful()?.text();
-            let sums: Vec<&str> = text.lines().collect();
-            ensure!(sums.len() == 2 && sums[0] == sums[1], "long {name}: {text}");
-        }
-        let count = seen(&self.wire.pcap(self.frames));
-        ensure!(!count.is_readable() && count.icmp_packets == 0, "{count:?}");
-        Ok(())
-    }
-
     /// A key that is exchanged at once loses packets.
     fn control(&self, number: u8, of: u8) -> Result<()> {
         self.begin(of)?;
         let new = self.node(of).next_key()?;
-        let ping = format!(
-            "exec ping -n -O -i 0.02 {} >/tmp/ping.control",
-            Node(of).workload("", 10).v4
-        );
+        let words = format!("-O -i 0.02 {}", Node(of).workload("", 10).v4);
         let site = &self.node(number).site;
-        let ping = site.inside(&format!("w{number}")).spawn(&ping)?;
-        flows(site, "control")?;
+        let place = site.inside(&format!("w{number}"));
+        let ping = Ping::start(site, &place, "control", &words)?;
+        ping.flows()?;
         let member = self.node(of);
         member.edit(|keys| keys.next = false)?;
         let text = member.text().replace(&next_file(1), &next_file(2));
@@ -466,140 +379,11 @@ impl Network {
             said.contains("packets under way are lost"),
             "no warning: {said}"
         );
-        flows(&node.site, "control")?;
-        let lost = lost(&node.site, "control", &ping)?;
+        ping.flows()?;
         ensure!(
-            !lost.is_empty(),
+            !ping.lost()?.is_empty(),
             "a key exchanged at once lost nothing: the count counts nothing"
         );
         Ok(())
-    }
-}
-
-impl Load<'_> {
-    /// Waits until more pings are answered everywhere.
-    fn flows(&self) -> Result<()> {
-        self.pings
-            .iter()
-            .try_for_each(|(name, site, _)| flows(site, name))
-    }
-}
-
-/// Waits until ten more pings are answered.
-fn flows(site: &Site, name: &str) -> Result<()> {
-    let count = format!("grep -c 'bytes from' /tmp/ping.{name} || true");
-    let before: usize = site.vm.sh(&count)?.text().parse().unwrap_or(0);
-    let more = format!("test $({count}) -gt $(({before} + 10))");
-    site.vm
-        .wait_until(&more, PATIENCE, &format!("answers to ping {name}"))
-}
-
-/// Ends a ping. Returns the numbers of packets that were not answered though later ones were.
-fn lost(site: &Site, name: &str, ping: &Process<'_>) -> Result<Vec<u64>> {
-    ping.signal(2)?;
-    ping.wait(PATIENCE)?;
-    let numbers = format!(
-        "grep 'bytes from' /tmp/ping.{name} | grep -o 'icmp_seq=[0-9]*' | cut -d= -f2 | sort -nu"
-    );
-    let text = site.vm.sh(&numbers)?.text();
-    let answered: Vec<u64> = text.lines().map(str::parse).collect::<Result<_, _>>()?;
-    let last = *answered.last().context("no ping was answered")?;
-    ensure!(last > 20, "ping {name} has hardly begun");
-    let answered: std::collections::BTreeSet<u64> = answered.into_iter().collect();
-    Ok((1..last)
-        .filter(|number| !answered.contains(number))
-        .collect())
-}
-
-fn next_file(generation: u32) -> String {
-    format!("/var/lib/underseal/wireguard-{generation}.key")
-}
-
-impl Known {
-    fn new(number: u8, key: &str) -> Self {
-        Self {
-            number,
-            key: key.to_owned(),
-            generation: 0,
-            preshared: None,
-            next_preshared: None,
-        }
-    }
-
-    /// The generation before this one.
-    fn back(&mut self, key: String) {
-        (self.key, self.generation) = (key, self.generation - 1);
-    }
-}
-
-impl Keys {
-    fn peer(&mut self, number: u8) -> &mut Known {
-        let mut peers = self.peers.iter_mut();
-        peers
-            .find(|peer| peer.number == number)
-            .expect("a peer of this node")
-    }
-}
-
-impl Member {
-    /// Changes what its file says, and writes it.
-    fn edit(&self, change: impl FnOnce(&mut Keys)) -> Result<()> {
-        change(&mut self.keys.borrow_mut());
-        self.write()
-    }
-
-    fn next_key(&self) -> Result<String> {
-        Ok(self.site.vm.sh("underseal key --next")?.text())
-    }
-
-    fn write(&self) -> Result<()> {
-        self.site.vm.put(CONFIG, self.text().as_bytes(), 0o644)
-    }
-
-    fn text(&self) -> String {
-        let keys = self.keys.borrow();
-        let mut own = format!("[wireguard]\ngeneration = {}\n", keys.generation);
-        if keys.generation > 0 {
-            own += &format!("private_key_file = \"{}\"\n", next_file(keys.generation));
-        }
-        let mut text = self.base.replace("[wireguard]\n", &own);
-        if keys.next {
-            let file = next_file(keys.generation + 1);
-            // Writing to a String does not fail.
-            let _ = write!(text, "\n[wireguard.next]\nprivate_key_file = \"{file}\"\n");
-        }
-        for peer in &keys.peers {
-            let Known {
-                number,
-                key,
-                generation,
-                ..
-            } = peer;
-            let _ = write!(
-                text,
-                "\n[[peer]]\nname = \"node-{number}\"\npublic_key = \"{key}\"\ngeneration = {generation}\n\
-                 endpoint = \"{}:51871\"\nnetworks = [\"10.{number}.0.0/24\", \"fd00:{number}::/64\"]\n",
-                Node(*number).v4()
-            );
-            if let Some(file) = &peer.preshared {
-                let _ = writeln!(text, "preshared_key_file = \"{file}\"");
-            }
-            if let Some(file) = peer.next_preshared.as_ref().filter(|_| keys.next) {
-                let _ = writeln!(text, "next_preshared_key_file = \"{file}\"");
-            }
-        }
-        text
-    }
-
-    fn serve(&self) -> Result<()> {
-        let number = self.site.node.0;
-        let vm = &self.site.vm;
-        vm.put(
-            "/srv/page",
-            MARKER.repeat(PAGE / MARKER.len() + 1)[..PAGE].as_bytes(),
-            0o644,
-        )?;
-        vm.sh(&format!("yes {MARKER} | head -c {LONG} >/srv/long"))?;
-        self.site.serve_http(&format!("w{number}"), 80).map(drop)
     }
 }

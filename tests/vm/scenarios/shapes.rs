@@ -10,11 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use underseal_vm::capture::PathCount;
-use underseal_vm::identities::Authority;
 use underseal_vm::main_job::seen;
 use underseal_vm::pcap::{IpPacket, Pcap, Transport};
 use underseal_vm::site::{Settings, Site};
-use underseal_vm::topology::Node;
 use underseal_vm::{Lab, Output, VmOptions};
 
 use crate::shapes_records;
@@ -34,7 +32,7 @@ pub(crate) fn sealed(lab: &Lab) -> Result<()> {
         deadline: DEADLINE,
         ..VmOptions::default()
     })?;
-    let site = prepare(&vm)?;
+    let site = Site::pair(&vm)?;
     site.configure(&Settings::default())?;
     site.apply()?;
     let helper = site.start_helper()?;
@@ -77,7 +75,7 @@ pub(crate) fn plain(lab: &Lab) -> Result<()> {
         deadline: DEADLINE,
         ..VmOptions::default()
     })?;
-    let site = prepare(&vm)?;
+    let site = Site::pair(&vm)?;
     site.configure(&Settings {
         mode: "never",
         ..Settings::default()
@@ -97,12 +95,6 @@ pub(crate) fn plain(lab: &Lab) -> Result<()> {
         "Fast Open was not used: its check misses its point"
     );
     Ok(())
-}
-
-/// Two workloads, nothing applied yet.
-pub(crate) fn prepare(vm: &std::sync::Arc<underseal_vm::Vm>) -> Result<Site> {
-    let authority = Authority::new("test authority")?;
-    Site::prepare(vm, Node(1), &authority, &[("shop", 10), ("cart", 11)])
 }
 
 /// What was seen on the client's interface, and inside its namespace; and how many bytes came in SYNs.

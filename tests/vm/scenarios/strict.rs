@@ -15,11 +15,7 @@ use underseal_vm::topology::Node;
 const PATIENCE: Duration = Duration::from_secs(90);
 
 pub(crate) fn run(lab: &Lab) -> Result<()> {
-    let stage = Stage::set(
-        |options| lab.boot_all(options),
-        &Settings::default(),
-        &|_| {},
-    )?;
+    let stage = Stage::up(lab, &Settings::default())?;
     let (a, b) = (&stage.a, &stage.b);
     let till = b.workload("till").clone();
     // Plaintext would find its way: the node forwards, and the other node's networks are routed to it directly.

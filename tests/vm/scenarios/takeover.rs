@@ -8,7 +8,6 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use underseal_vm::identities::Authority;
 use underseal_vm::site::{Settings, Site};
 use underseal_vm::topology::Node;
 use underseal_vm::{Lab, Process, VmOptions};
@@ -19,12 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn run(lab: &Lab) -> Result<()> {
     let vm = lab.boot(&VmOptions::default())?;
-    let site = Site::prepare(
-        &vm,
-        Node(1),
-        &Authority::new("test authority")?,
-        &[("shop", 10), ("cart", 11)],
-    )?;
+    let site = Site::pair(&vm)?;
     Node(1).forward(&vm)?;
     for (existing, survives) in [("keep", true), ("reset", false)] {
         site.configure(&Settings {

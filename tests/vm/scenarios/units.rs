@@ -130,11 +130,7 @@ fn install(site: &Site) -> Result<()> {
     }
     vm.put("/usr/local/sbin/namespaces", script.as_bytes(), 0o755)?;
     vm.put("/srv/page", MARKER.as_bytes(), 0o644)?;
-    let peer = "C8LHcQxrDOFUSUP9ZMJFtvAWDLLWxIQNGQYFvcEBCU8=".to_owned();
-    site.configure(&Settings {
-        peers: vec![(Node(2), peer)],
-        ..Settings::default()
-    })
+    site.configure(&Settings::with_peer())
 }
 
 /// The client has what was served, both started after apply had ended, and the recording, which began before it, shows

@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use underseal_vm::capture::PathCount;
-use underseal_vm::identities::Authority;
 use underseal_vm::main_job::seen;
 use underseal_vm::site::{Settings, Site};
 use underseal_vm::topology::Node;
@@ -35,8 +34,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
         programs: PROGRAMS,
         ..VmOptions::default()
     })?;
-    let names = [("shop", 10), ("cart", 11)];
-    let site = Site::prepare(&vm, Node(1), &Authority::new("test authority")?, &names)?;
+    let site = Site::pair(&vm)?;
     Node(1).forward(&vm)?;
     let plain = unsealed(&site)?;
     site.configure(&Settings::default())?;

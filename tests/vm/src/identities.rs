@@ -40,6 +40,8 @@ pub enum Validity {
     Expired,
     /// It begins in a day.
     Future,
+    /// Since an hour ago and for so many seconds.
+    Seconds(u32),
 }
 
 impl Authority {
@@ -159,6 +161,7 @@ fn limit(parameters: &mut CertificateParams, validity: Validity) {
         Validity::Now => (-Duration::HOUR, Duration::DAY),
         Validity::Expired => (-Duration::DAY, -Duration::HOUR),
         Validity::Future => (Duration::DAY, Duration::DAY * 2),
+        Validity::Seconds(count) => (-Duration::HOUR, Duration::seconds(count.into())),
     };
     (parameters.not_before, parameters.not_after) = (now + from, now + to);
 }

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::artifacts::Kernel;
 use crate::capture::{self, PathCount, Question};
 use crate::identities::Authority;
+use crate::matrix::Lab;
 use crate::pcap::Pcap;
 use crate::site::{Settings, Site};
 use crate::topology::{Node, Workload};
@@ -121,6 +122,14 @@ impl Stage {
         progress("servers: python3 -m http.server, redis-server");
         stage.serve()?;
         Ok(stage)
+    }
+
+    /// The same in a lab, without a word.
+    ///
+    /// # Errors
+    /// When a step fails.
+    pub fn up(lab: &Lab, settings: &Settings) -> Result<Self> {
+        Self::set(|options| lab.boot_all(options), settings, &|_| {})
     }
 
     fn serve(&self) -> Result<()> {

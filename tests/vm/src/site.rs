@@ -13,6 +13,8 @@ use crate::{Output, Place, Process, Vm};
 
 /// Where the configuration is, as the documentation says.
 pub const CONFIG: &str = "/etc/underseal/underseal.toml";
+/// A WireGuard public key that nobody has.
+pub const NOBODY: &str = "C8LHcQxrDOFUSUP9ZMJFtvAWDLLWxIQNGQYFvcEBCU8=";
 const TRUST_DOMAIN: &str = "example.org";
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -73,6 +75,17 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// With another node that is not there: there is all that a tunnel needs, and nobody at its other end.
+    #[must_use]
+    pub fn with_peer() -> Self {
+        Self {
+            peers: vec![(Node(2), NOBODY.to_owned())],
+            ..Self::default()
+        }
+    }
+}
+
 /// A node with its workloads.
 #[derive(Debug)]
 pub struct Site {
@@ -111,17 +124,28 @@ impl Site {
         })
     }
 
-    /// A node with an uplink is prepared; `settings` are written, applied, and the helper runs.
+    /// The same on node 1, with an authority that nobody needs again.
+    ///
+    /// # Errors
+    /// As [`Site::prepare`].
+    pub fn with(vm: &Arc<Vm>, names: &[(&str, u8)]) -> Result<Self> {
+        Self::prepare(vm, Node(1), &Authority::new("test authority")?, names)
+    }
+
+    /// The same with `shop` and `cart`, which is all that most scenarios need.
+    ///
+    /// # Errors
+    /// As [`Site::prepare`].
+    pub fn pair(vm: &Arc<Vm>) -> Result<Self> {
+        Self::with(vm, &[("shop", 10), ("cart", 11)])
+    }
+
+    /// The same; `settings` are written, applied, and the helper runs.
     ///
     /// # Errors
     /// When one of these fails.
-    pub fn up(
-        vm: &Arc<Vm>,
-        authority: &Authority,
-        names: &[(&str, u8)],
-        settings: &Settings,
-    ) -> Result<Self> {
-        let site = Self::prepare(vm, Node(1), authority, names)?;
+    pub fn up(vm: &Arc<Vm>, settings: &Settings) -> Result<Self> {
+        let site = Self::pair(vm)?;
         site.configure(settings)?;
         site.apply()?;
         site.start_helper()?;

@@ -6,9 +6,10 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::fmt;
+use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -58,6 +59,8 @@ struct Shared {
     filter: Mutex<Filter>,
     /// Which port an Ethernet address was last seen at.
     addresses: Mutex<HashMap<[u8; 6], usize>>,
+    /// How many frames no machine has taken.
+    lost: AtomicU64,
 }
 
 /// A frame that waits for its time: when, a number that keeps order, what.
@@ -86,12 +89,12 @@ impl Wire {
             frames: Mutex::default(),
             filter: Mutex::new(Box::new(|_, _| Fate::Pass)),
             addresses: Mutex::default(),
+            lost: AtomicU64::new(0),
         });
         let mut threads = Vec::new();
         for port in &ports {
             let socket = UnixDatagram::bind(&port.ours).context("wire")?;
-            // A machine that has stopped reading loses frames, as it would on a real wire.
-            socket.set_write_timeout(Some(Duration::from_secs(1)))?;
+            socket.set_write_timeout(Some(PATIENCE))?;
             let lane = Lane {
                 number: port.number,
                 ports: ports.clone(),
@@ -131,6 +134,11 @@ impl Wire {
     /// How many frames have been recorded.
     pub fn frames(&self) -> usize {
         lock(&self.shared.frames).len()
+    }
+
+    /// How many frames have been lost because the machine that they were for took none for a minute.
+    pub fn lost(&self) -> u64 {
+        self.shared.lost.load(Ordering::Relaxed)
     }
 
     /// Everything recorded, from frame number `from` on.
@@ -239,22 +247,34 @@ impl Lane {
         }
     }
 
-    /// To the port where the destination was seen, else to all others. Errors mean that nobody is there yet, or
-    /// that a machine does not read: the frame is lost.
+    /// To the port where the destination was seen, else to all others.
     fn forward(&self, socket: &UnixDatagram, frame: &[u8]) {
         let known = address(frame, 0)
             .and_then(|address| lock(&self.shared.addresses).get(&address).copied());
         match known {
             Some(number) if number == self.number => {}
-            Some(number) => drop(socket.send_to(frame, &self.ports[number].theirs)),
+            Some(number) => self.put(socket, frame, &self.ports[number]),
             None => {
                 for port in self.ports.iter().filter(|port| port.number != self.number) {
-                    let _ = socket.send_to(frame, &port.theirs);
+                    self.put(socket, frame, port);
                 }
             }
         }
     }
+
+    /// Errors mean that nobody is there yet, or that a machine does not read: the frame is lost.
+    fn put(&self, socket: &UnixDatagram, frame: &[u8], port: &Port) {
+        if let Err(error) = socket.send_to(frame, &port.theirs)
+            && error.kind() == ErrorKind::WouldBlock
+        {
+            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
+
+/// How long a frame waits for a machine that does not read. On a busy host a machine may stand still for seconds while
+/// another one sends: that loses no frames.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn address(frame: &[u8], at: usize) -> Option<[u8; 6]> {
     frame.get(at..at + 6)?.try_into().ok()
@@ -262,4 +282,34 @@ fn address(frame: &[u8], at: usize) -> Option<[u8; 6]> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_stands_still_loses_nothing() {
+        const FRAMES: u8 = 40;
+        let wire = Wire::new(2).unwrap();
+        let [a, b] = [0, 1].map(|number| UnixDatagram::bind(wire.port(number).theirs).unwrap());
+        let sender = thread::spawn(move || {
+            // To everybody, from somebody.
+            let mut frame = [0xff; 60];
+            frame[6] = 2;
+            for number in 0..FRAMES {
+                frame[20] = number;
+                a.send_to(&frame, wire.port(0).ours).unwrap();
+            }
+            wire
+        });
+        thread::sleep(Duration::from_millis(2500));
+        b.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut buffer = [0; 100];
+        for number in 0..FRAMES {
+            assert_eq!(b.recv(&mut buffer).unwrap(), 60);
+            assert_eq!(buffer[20], number, "a frame is missing");
+        }
+        assert_eq!(sender.join().unwrap().lost(), 0);
+    }
 }

@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
-use underseal_vm::identities::Authority;
 use underseal_vm::site::{Settings, Site};
 use underseal_vm::{Kernel, Vm, VmOptions};
 
@@ -144,9 +143,7 @@ struct Bench {
 
 impl Bench {
     fn set(vm: &Arc<Vm>) -> Result<Self> {
-        let authority = Authority::new("bench")?;
-        let names = [("shop", 10), ("cart", 11)];
-        let site = Site::up(vm, &authority, &names, &Settings::default())?;
+        let site = Site::up(vm, &Settings::default())?;
         for (port, option) in [(PORT, ""), (PORT_KTLS, "--ktls")] {
             site.inside("cart")
                 .spawn(&format!("exec traffic serve 0.0.0.0:{port} {option}"))?;
