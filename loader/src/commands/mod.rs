@@ -3,9 +3,12 @@
 
 pub mod apply;
 pub mod check;
+pub mod doctor;
 pub mod down;
 pub mod import;
 pub mod key;
+mod look;
+pub mod metrics;
 pub mod pki;
 pub mod plan;
 pub mod policy;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use ipnet::IpNet;
-use underseal_abi::{Conn, Role, State as ConnState, Usage};
+use underseal_abi::{Conn, Role, Usage};
 
 use super::{Comparison, Context, Error, preflight};
 use crate::config::value::WorkloadName;
@@ -13,7 +13,9 @@ use crate::config::{self, Config};
 use crate::kernel::bpf::{iterate, maps};
 use crate::kernel::netns::Netns;
 use crate::kernel::{lock, observe, probe, wireguard};
-use crate::report::{Connection, Count, Ends, Report, Rotation, Sent, Session, Status, Step};
+use crate::report::{
+    Connection, Count, Ends, Report, Rotation, Sent, Session, Status, Step, standing,
+};
 use crate::rotation;
 use crate::state::{State, Wireguard};
 
@@ -60,7 +62,8 @@ pub fn run(context: &Context<'_>) -> Result<Report, Error> {
     })))
 }
 
-fn differences(config: &Config, warnings: &mut Vec<String>) -> Result<Vec<Step>, Error> {
+/// What an apply would do.
+pub(super) fn differences(config: &Config, warnings: &mut Vec<String>) -> Result<Vec<Step>, Error> {
     preflight(config)?;
     let comparison = Comparison::of(config)?;
     let steps = Step::all(comparison.plan());
@@ -68,7 +71,8 @@ fn differences(config: &Config, warnings: &mut Vec<String>) -> Result<Vec<Step>,
     Ok(steps)
 }
 
-fn sessions(state: &State, config: Option<&Config>) -> Result<Vec<Session>, Error> {
+/// Sessions with other nodes.
+pub(super) fn sessions(state: &State, config: Option<&Config>) -> Result<Vec<Session>, Error> {
     let now = SystemTime::now();
     let mut sessions = Vec::new();
     for device in state.devices() {
@@ -159,14 +163,7 @@ fn connection(conn: &Conn, state: &State, usage: Option<&Usage>) -> Connection {
         } else {
             "server"
         },
-        state: match ConnState::from_raw(conn.state) {
-            Some(ConnState::Sealed | ConnState::Pausing | ConnState::Replacing) => "sealed",
-            Some(ConnState::Keyed) => "keyed",
-            Some(ConnState::Ending) => "ending",
-            Some(ConnState::Released) => "released",
-            Some(ConnState::New | ConnState::Held | ConnState::Primed | ConnState::Closed)
-            | None => "held",
-        },
+        state: standing(conn.state),
         workload: name(conn.workload),
         peer: name(conn.peer),
         pid: conn.tgid,
