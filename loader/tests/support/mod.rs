@@ -4,3 +4,4 @@
 
 pub(crate) mod golden;
 pub(crate) mod model;
+pub(crate) mod promtool;
