@@ -66,6 +66,9 @@ pub struct Facts {
     /// Sessions, as `PEER (DEVICE)`, whose last handshake is long ago and for which handshakes are being sent.
     #[serde(default)]
     pub trying: BTreeSet<String>,
+    /// Peers, as `PEER (ENDPOINT)`, to whose endpoint no route leads.
+    #[serde(default)]
+    pub unroutable: BTreeSet<String>,
     /// Which interface leads to each network of a peer, for the node's own packets.
     #[serde(default)]
     pub ways: BTreeMap<String, String>,

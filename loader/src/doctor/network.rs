@@ -79,7 +79,14 @@ pub(super) const PEERS: Check = Check {
             return Vec::new();
         };
         let sessions = node.sessions.iter();
-        let findings = sessions.filter_map(|it| session(it, facts)).collect();
+        let silent = sessions.filter_map(|it| session(it, facts));
+        let unroutable = facts.unroutable.iter().map(|it| {
+            problem(
+                format!("no route leads to {it}"),
+                "set up the uplink and its routes, or correct the endpoint in the file",
+            )
+        });
+        let findings = unroutable.chain(silent).collect();
         or_ok(findings, || {
             "each has had a handshake, or nobody wants anything of it".to_owned()
         })

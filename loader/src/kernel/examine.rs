@@ -42,6 +42,7 @@ pub fn machine(config: Option<&Config>, state: Option<&State>) -> Facts {
         uplinks: config.map(uplinks).unwrap_or_default(),
         device: device.and_then(|device| found(device.interface.as_str())),
         trying: state.map(|state| trying(state, config)).unwrap_or_default(),
+        unroutable: config.map(unroutable).unwrap_or_default(),
         ways: config.map(ways).unwrap_or_default(),
         ip_forward: sysctl::read("net.ipv4.ip_forward").ok().map(|it| it == "1"),
         allows_outside: state
@@ -258,6 +259,18 @@ fn sent(state: &State, config: Option<&Config>) -> BTreeMap<String, u64> {
         }
     }
     sent
+}
+
+/// Peers to whose endpoint no route leads.
+fn unroutable(config: &Config) -> BTreeSet<String> {
+    let lost = |peer: &&crate::config::Peer| {
+        let way = route::way(peer.endpoint.0.ip());
+        matches!(way, Ok(None))
+    };
+    let peers = config.peers.iter().filter(lost);
+    peers
+        .map(|it| format!("{} ({})", it.name, it.endpoint))
+        .collect()
 }
 
 /// Which interface leads to the first address of each network of a peer.
