@@ -60,5 +60,5 @@ install:
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(addprefix target/release/,$(PRODUCT))
 	install -D -m 644 -t $(DESTDIR)$(UNITS) systemd/*.service systemd/*.timer
 	sed -i 's|/usr/bin/|$(PREFIX)/bin/|; s|/usr/share/|$(PREFIX)/share/|' $(patsubst systemd/%,$(DESTDIR)$(UNITS)/%,$(wildcard systemd/*.service systemd/*.timer))
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/underseal README.md LICENSE* examples/underseal.toml examples/policy.toml
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/underseal README.md LICENSE* docs/metrics.md examples/underseal.toml examples/policy.toml examples/alerts.yaml examples/alerts_test.yaml
 	install -D -m 644 bpf/LICENSE $(DESTDIR)$(PREFIX)/share/doc/underseal/LICENSE-GPL

@@ -71,6 +71,14 @@ in
       has made one. Folders outside of /var/lib/underseal need ReadWritePaths of
       underseal-pki.service'';
 
+    metrics = {
+      enable = lib.mkEnableOption ''
+        the timer that writes metrics for the textfile collector of the Prometheus node exporter,
+        which is to be told the folder: --collector.textfile.directory'';
+      directory = optional types.str "/var/lib/prometheus/node-exporter" ''
+        The folder that they are written to, as underseal.prom; made if it is not there.'';
+    };
+
     spire.enable = lib.mkEnableOption ''
       underseal-spire, which keeps the identities that a SPIRE agent has for workloads with
       `spire = true` in their folders. Folders outside of /var/lib/underseal need ReadWritePaths of
@@ -223,8 +231,14 @@ in
     };
     systemd.services.underseal-handshake.wantedBy = [ "multi-user.target" ];
     systemd.services.underseal-spire.wantedBy = lib.optional cfg.spire.enable "multi-user.target";
-    systemd.timers = lib.mkIf cfg.pki.enable {
-      underseal-pki.wantedBy = [ "timers.target" ];
+    systemd.services.underseal-metrics = {
+      environment.UNDERSEAL_METRICS = "${cfg.metrics.directory}/underseal.prom";
+      serviceConfig.ReadWritePaths = [ cfg.metrics.directory ];
+    };
+    systemd.tmpfiles.rules = lib.optional cfg.metrics.enable "d ${cfg.metrics.directory} 0755 root root -";
+    systemd.timers = {
+      underseal-pki.wantedBy = lib.optional cfg.pki.enable "timers.target";
+      underseal-metrics.wantedBy = lib.optional cfg.metrics.enable "timers.target";
     };
   };
 }

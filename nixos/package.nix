@@ -58,6 +58,7 @@ rustPlatform.buildRustPackage {
     ../LICENSE-LGPL
     ../LICENSE-MIT
     ../bpf
+    ../docs
     ../examples
     ../ktls
     ../loader
@@ -84,7 +85,7 @@ rustPlatform.buildRustPackage {
 
   postInstall = ''
     install -Dm444 -t $out/lib/systemd/system systemd/*.service systemd/*.timer
-    install -Dm444 -t $out/share/doc/underseal README.md LICENSE* examples/underseal.toml
+    install -Dm444 -t $out/share/doc/underseal README.md LICENSE* docs/metrics.md examples/underseal.toml examples/alerts.yaml examples/alerts_test.yaml
     install -Dm444 bpf/LICENSE $out/share/doc/underseal/LICENSE-GPL
     substituteInPlace $out/lib/systemd/system/*.service \
       --replace-fail /usr/bin/ $out/bin/ \

@@ -11,7 +11,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::commands::{
-    self, Context, Error, Saying, apply, check, down, import, key, pki, plan, policy, status,
+    self, Context, Error, Saying, apply, check, doctor, down, import, key, metrics, pki, plan,
+    policy, status,
 };
 use crate::controls::Controls;
 use crate::kernel::switch::Insistence;
@@ -51,6 +52,12 @@ enum Command {
     Apply(Apply),
     /// Show the node as it is
     Status,
+    /// Look for everything that can be wrong, and say what to do; changes nothing
+    ///
+    /// Exit code 1 if there is a problem.
+    Doctor,
+    /// Print what the node does as numbers for Prometheus
+    Metrics(metrics::Arguments),
     /// Remove everything that apply has made
     Down(Wait),
     /// Print this node's WireGuard public key; make the key if there is none
@@ -121,6 +128,8 @@ pub fn main(controls: Controls) -> ExitCode {
             apply::run(&context, insistence)
         }
         Command::Status => status::run(&context),
+        Command::Doctor => doctor::run(&context),
+        Command::Metrics(arguments) => metrics::run(&context, arguments),
         Command::Down(_) => down::run(&context),
         Command::Key(Key { next: false }) => key::run(&context),
         Command::Key(Key { next: true }) => key::next(&context),
@@ -138,12 +147,12 @@ pub fn main(controls: Controls) -> ExitCode {
 fn show(report: &Report, json: bool) -> ExitCode {
     if !json {
         print!("{report}");
-        return ExitCode::SUCCESS;
+        return report.code().into();
     }
     match serde_json::to_string_pretty(report) {
         Ok(text) => {
             println!("{text}");
-            ExitCode::SUCCESS
+            report.code().into()
         }
         Err(error) => {
             eprintln!("{ERROR}error{ERROR:#}: cannot write JSON: {error}");

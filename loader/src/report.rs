@@ -1,6 +1,7 @@
 //! What a command has to tell, as text for people and as JSON for programs. Pure; the text carries
 //! colours, which `main` takes out again where nobody can see them.
 
+mod doctor;
 mod pki;
 pub mod policy;
 mod wireguard;
@@ -10,16 +11,18 @@ use std::net::{Ipv6Addr, SocketAddr};
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
-use underseal_abi::Tuple;
+use underseal_abi::{State as ConnState, Tuple};
 
 use crate::config::Config;
 use crate::config::value::{AbsolutePath, PublicKey, WorkloadName};
 use crate::import::Imported;
+use crate::metrics::{self, Shown};
 use crate::op::Op;
 use crate::pki::work::{Certificate, Outcome};
 use crate::policy::explain::Answer;
 use crate::state::State;
 
+pub use self::doctor::Diagnosis;
 use self::policy::{Address, Dump, Listed};
 pub use self::wireguard::{Rotation, Session};
 
@@ -42,6 +45,18 @@ pub enum Report {
     Down(Changes),
     /// `status`.
     Status(Box<Status>),
+    /// `doctor`.
+    Doctor(Diagnosis),
+    /// `metrics`.
+    Metrics {
+        /// Those that have a value.
+        metrics: Vec<Shown>,
+    },
+    /// `metrics` into a file.
+    MetricsWritten {
+        /// The file.
+        file: String,
+    },
     /// `key`.
     Key {
         /// The public half.
@@ -67,6 +82,17 @@ pub enum Report {
         /// By address.
         addresses: Vec<Address>,
     },
+}
+
+impl Report {
+    /// The exit code that tells it: 1 if what was looked for was found to be wrong.
+    #[must_use]
+    pub const fn code(&self) -> u8 {
+        match self {
+            Self::Doctor(diagnosis) => !diagnosis.healthy as u8,
+            _ => 0,
+        }
+    }
 }
 
 /// What a configuration is about.
@@ -214,6 +240,20 @@ pub struct Connection {
     pub sent: Option<Sent>,
 }
 
+/// How far an end of a connection is, out of the states that BPF knows.
+#[must_use]
+pub const fn standing(raw: u32) -> &'static str {
+    match ConnState::from_raw(raw) {
+        Some(ConnState::Sealed | ConnState::Pausing | ConnState::Replacing) => "sealed",
+        Some(ConnState::Keyed) => "keyed",
+        Some(ConnState::Ending) => "ending",
+        Some(ConnState::Released) => "released",
+        Some(ConnState::New | ConnState::Held | ConnState::Primed | ConnState::Closed) | None => {
+            "held"
+        }
+    }
+}
+
 /// What an end has sent, as the guard counts.
 #[derive(Debug, Serialize)]
 pub struct Sent {
@@ -243,6 +283,10 @@ impl fmt::Display for Report {
             Self::Plan(changes) => changes.show(f, "to make"),
             Self::Apply(changes) | Self::Down(changes) => changes.show(f, "made"),
             Self::Status(status) => status.fmt(f),
+            Self::Doctor(diagnosis) => diagnosis.fmt(f),
+            Self::Metrics { metrics } => f.write_str(&metrics::text(metrics)?),
+            // Said every half a minute by a timer, it would be noise.
+            Self::MetricsWritten { .. } => Ok(()),
             Self::Key { public_key } => writeln!(f, "{public_key}"),
             Self::Import(imported) => f.write_str(&imported.toml),
             Self::Pki(outcome) => outcome.fmt(f),
@@ -370,13 +414,11 @@ impl Status {
         };
         writeln!(f, "{HEAD}workloads{HEAD:#}")?;
         for (id, workload) in &datapath.workloads {
-            let mut namespaces = self.state.namespaces.values();
-            let covered = namespaces.any(|namespace| {
-                namespace.workload == *id
-                    && namespace.live.is_some()
-                    && namespace.entry.is_some_and(|entry| entry.taken_over)
-            });
-            let covered = if covered { "covered" } else { "absent" };
+            let covered = if self.state.is_covered(*id) {
+                "covered"
+            } else {
+                "absent"
+            };
             writeln!(
                 f,
                 "  {id} {} {covered}, {}, {}",

@@ -63,6 +63,16 @@ impl State {
         self.devices().find(|device| device.interface == *name)
     }
 
+    /// Whether the namespace of the workload with this id is there and taken over.
+    #[must_use]
+    pub fn is_covered(&self, id: u32) -> bool {
+        self.namespaces.values().any(|namespace| {
+            namespace.workload == id
+                && namespace.live.is_some()
+                && namespace.entry.is_some_and(|entry| entry.taken_over)
+        })
+    }
+
     /// The device that leads to the network of `endpoint`.
     #[must_use]
     pub fn leading(&self, endpoint: &Endpoint) -> Option<&Wireguard> {

@@ -196,3 +196,12 @@ fn the_public_key_stays_the_same() {
         first.trim()
     );
 }
+
+#[test]
+fn metrics_go_into_a_prom_file_alone() {
+    for file in ["/tmp/metrics.txt", "/tmp/prom", ""] {
+        let (code, out, err) = underseal(&["metrics", "--output", file]);
+        assert_eq!((code, out.as_str()), (2, ""), "{file}");
+        assert!(err.contains("ends in .prom"), "{err}");
+    }
+}

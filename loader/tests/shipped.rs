@@ -14,12 +14,14 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use underseal::config::{Config, Format, Source};
 
-const UNITS: [&str; 5] = [
+const UNITS: [&str; 7] = [
     "underseal.service",
     "underseal-handshake.service",
     "underseal-pki.service",
     "underseal-spire.service",
+    "underseal-metrics.service",
     "underseal-pki.timer",
+    "underseal-metrics.timer",
 ];
 
 #[test]
@@ -52,7 +54,7 @@ fn systemd_would_find_a_mistake() {
 #[test]
 fn sandboxes_are_tight() {
     let root = root_with_units(|_, text| text);
-    for (unit, limit) in UNITS.iter().zip(["34", "35", "15", "15"]) {
+    for (unit, limit) in UNITS.iter().zip(["34", "35", "15", "15", "30"]) {
         let mut analyze = tool("systemd-analyze", "systemd");
         analyze.args([
             "security",
@@ -77,17 +79,24 @@ fn units_run_commands_that_exist() {
     for unit in UNITS {
         let text = fs::read_to_string(top().join("systemd").join(unit)).unwrap();
         let lines = text.lines().filter(|line| line.starts_with("Exec"));
-        for command in lines.filter_map(|line| line.split_once("=/usr/bin/underseal ")) {
+        for (_, command) in lines.filter_map(|line| line.split_once("=/usr/bin/underseal ")) {
+            let variables = text
+                .lines()
+                .filter_map(|line| line.strip_prefix("Environment="));
+            let mut command = command.to_owned();
+            for (name, value) in variables.filter_map(|it| it.split_once('=')) {
+                command = command.replace(&format!("${{{name}}}"), value);
+            }
             let mut underseal = Command::new(env!("CARGO_BIN_EXE_underseal"));
-            underseal.args(command.1.split_whitespace()).arg("--help");
+            underseal.args(command.split_whitespace()).arg("--help");
             assert!(
                 underseal.output().unwrap().status.success(),
-                "{unit}: {command:?}"
+                "{unit}: {command}"
             );
             commands += 1;
         }
     }
-    assert_eq!(commands, 4);
+    assert_eq!(commands, 5);
 }
 
 #[test]
@@ -158,9 +167,32 @@ fn module_configures_the_rest_of_nixos() {
     let wanted = json!(["multi-user.target"]);
     assert_eq!(spire(&module["spire"]), wanted);
     assert_eq!(spire(&module["services"]), json!([]));
-    let timer = json!({"underseal-pki": {"wantedBy": ["timers.target"]}});
-    assert_eq!(module["timers"], json!({"on": timer, "off": {}}));
+    let timers = |pki: Value| {
+        let none = json!({"wantedBy": []});
+        json!({"underseal-pki": {"wantedBy": pki}, "underseal-metrics": none})
+    };
+    let (on, off) = (timers(json!(["timers.target"])), timers(json!([])));
+    assert_eq!(module["timers"], json!({"on": on, "off": off}));
     assert_eq!(module["off"], json!({"etc": {}, "systemPackages": []}));
+}
+
+#[test]
+fn module_writes_metrics_where_it_is_told() {
+    let metrics = &evaluate_module()["metrics"];
+    let wanted = |folder: &str| {
+        json!({
+            "service": {
+                "environment": {"UNDERSEAL_METRICS": format!("{folder}/underseal.prom")},
+                "serviceConfig": {"ReadWritePaths": [folder]},
+            },
+            "timer": {"wantedBy": ["timers.target"]},
+            "folders": [format!("d {folder} 0755 root root -")],
+        })
+    };
+    assert_eq!(metrics["on"], wanted("/var/lib/prometheus/node-exporter"));
+    assert_eq!(metrics["elsewhere"], wanted("/srv/textfiles"));
+    assert_eq!(metrics["off"]["timer"], json!({"wantedBy": []}));
+    assert_eq!(metrics["off"]["folders"], json!([]));
 }
 
 #[test]

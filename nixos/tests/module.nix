@@ -40,6 +40,7 @@ let
       systemd.packages = list;
       systemd.services = option { };
       systemd.timers = option { };
+      systemd.tmpfiles.rules = list;
       networking.hostName = option "node-a";
       networking.firewall.allowedUDPPorts = list;
       boot.kernelPackages = option { kernel.version = "6.12.1"; };
@@ -153,6 +154,29 @@ in
     on = (evaluate { } (least // { pki.enable = true; })).systemd.timers;
     off = (evaluate { } least).systemd.timers;
   };
+  metrics =
+    let
+      of = system: {
+        service = system.systemd.services.underseal-metrics;
+        timer = system.systemd.timers.underseal-metrics;
+        folders = system.systemd.tmpfiles.rules;
+      };
+    in
+    {
+      on = of (evaluate { } (least // { metrics.enable = true; }));
+      elsewhere = of (
+        evaluate { } (
+          least
+          // {
+            metrics = {
+              enable = true;
+              directory = "/srv/textfiles";
+            };
+          }
+        )
+      );
+      off = of (evaluate { } least);
+    };
   modules = (evaluate { } example).boot.kernelModules;
   ports = {
     example = (evaluate { } example).networking.firewall.allowedUDPPorts;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes ready what building and testing need on a Debian 12 machine with Rust: packages, bpf-linker,
-# three kernels, a root image and the guest's PID 1. Installs only what is missing, so it does nothing
+# promtool, three kernels, a root image and the guest's PID 1. Installs only what is missing, so it does nothing
 # and needs no network when everything is there. Needs root, or sudo, for apt and for the image.
 #
 # What is downloaded or built is kept in $UNDERSEAL_CACHE, by default ~/.cache/underseal, and is shared
@@ -32,6 +32,7 @@ main() {
     install_packages
     install_qemu
     install_linker
+    install_promtool
     install_kernels
     build_image
     build_guest
@@ -76,6 +77,23 @@ install_linker() {
     say "bpf-linker: building $linker_version (about a minute)"
     LLVM_PREFIX=/usr/lib/llvm-22 LLVM_SYS_221_PREFIX=/usr/lib/llvm-22 \
         cargo install bpf-linker --version "$linker_version" --locked --force --no-default-features --features llvm-22
+}
+
+# Checks metrics and alert rules. Debian's package prometheus, 19 MB to fetch, would install 96 MB, a server that it
+# starts, and fonts and scripts of a web page; the 48 MB of this one program are taken out of it.
+install_promtool() {
+    if "$cache/promtool" --version >/dev/null 2>&1; then say "promtool: present"
+    else
+        say "promtool: fetching"
+        local work
+        work=$(mktemp -d "$cache/.promtool.XXXXXX")
+        own_apt "$work/apt" bookworm
+        (cd "$work" && apt-get "${own_apt_options[@]}" -qq download prometheus)
+        dpkg-deb --fsys-tarfile "$work"/prometheus_*.deb | tar -x -C "$work" ./usr/bin/promtool
+        mv "$work/usr/bin/promtool" "$cache/promtool"
+        rm -rf "$work"
+    fi
+    (cd "$root" && mkdir -p "$target/guest" && ln -sfn "$cache/promtool" "$target/guest/promtool")
 }
 
 install_kernels() {

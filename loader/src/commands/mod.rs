@@ -3,10 +3,13 @@
 
 pub mod apply;
 pub mod check;
+pub mod doctor;
 pub mod down;
 mod error;
 pub mod import;
 pub mod key;
+mod look;
+pub mod metrics;
 pub mod pki;
 pub mod plan;
 pub mod policy;

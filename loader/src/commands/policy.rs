@@ -1,14 +1,19 @@
 //! `underseal policy` and `underseal ipcache`: who may talk to whom, by the file and by the maps.
 
+use std::collections::BTreeMap;
+
 use clap::Subcommand;
+use underseal_abi::Tally;
 
 use super::{Context, Error};
+use crate::config::Config;
 use crate::kernel::bpf::policies;
 use crate::kernel::{observe, probe};
 use crate::policy;
 use crate::policy::explain::{self, Port};
 use crate::report::Report;
 use crate::report::policy::{Address, Dump, Listed, Rule};
+use crate::state::State;
 
 /// What is asked.
 #[derive(Subcommand)]
@@ -46,22 +51,8 @@ pub fn run(context: &Context<'_>, command: Command) -> Result<Report, Error> {
 
 fn list(context: &Context<'_>) -> Result<Report, Error> {
     let config = context.load()?;
-    // Numbers of rules mean these rules only while just these are in force.
     let counters = if probe::privileges().is_none() {
-        let state = observe::state(Some(&config))?;
-        let datapath = state.datapath.unwrap_or_default();
-        let ids = datapath.workloads.iter();
-        let ids = ids.map(|(id, it)| (it.name.clone(), *id)).collect();
-        let known = |it: &crate::config::Workload| {
-            datapath
-                .workloads
-                .values()
-                .any(|other| other.name == it.name)
-        };
-        let in_force = datapath.policies.is_some()
-            && config.workloads.iter().all(known)
-            && policy::compile(&config, &ids) == datapath.policies;
-        in_force.then(policies::counters).transpose()?
+        counters(&config, &observe::state(Some(&config))?)?
     } else {
         None
     };
@@ -71,6 +62,23 @@ fn list(context: &Context<'_>) -> Result<Report, Error> {
         in_force: counters.is_some(),
         rules: rules.collect(),
     }))
+}
+
+/// What the rules of a configuration have let pass, by their numbers; `None` unless just these are in force: numbers mean
+/// these rules only then.
+pub(super) fn counters(
+    config: &Config,
+    state: &State,
+) -> Result<Option<BTreeMap<u32, Tally>>, Error> {
+    let Some(datapath) = &state.datapath else {
+        return Ok(None);
+    };
+    let ids = datapath.workloads.iter();
+    let ids: BTreeMap<_, _> = ids.map(|(id, it)| (it.name.clone(), *id)).collect();
+    let in_force = datapath.policies.is_some()
+        && config.workloads.iter().all(|it| ids.contains_key(&it.name))
+        && policy::compile(config, &ids) == datapath.policies;
+    Ok(in_force.then(policies::counters).transpose()?)
 }
 
 fn dump(context: &Context<'_>) -> Result<Report, Error> {

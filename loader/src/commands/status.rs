@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use ipnet::IpNet;
-use underseal_abi::{Conn, Role, State as ConnState, Usage};
+use underseal_abi::{Conn, Role, Usage};
 
 use super::{Comparison, Context, Error, preflight};
 use crate::config::value::WorkloadName;
@@ -14,7 +14,9 @@ use crate::kernel::bpf::{iterate, maps};
 use crate::kernel::netns::Netns;
 use crate::kernel::observe::{self, Observed};
 use crate::kernel::{lock, probe};
-use crate::report::{Connection, Count, Ends, Report, Rotation, Sent, Session, Status, Step};
+use crate::report::{
+    Connection, Count, Ends, Report, Rotation, Sent, Session, Status, Step, standing,
+};
 use crate::rotation;
 use crate::state::{State, Wireguard};
 
@@ -63,7 +65,8 @@ pub fn run(context: &Context<'_>) -> Result<Report, Error> {
     })))
 }
 
-fn differences(
+/// What an apply would do.
+pub(super) fn differences(
     config: &Config,
     observed: &Observed,
     warnings: &mut Vec<String>,
@@ -75,7 +78,8 @@ fn differences(
     Ok(steps)
 }
 
-fn sessions(observed: &Observed, config: Option<&Config>) -> Vec<Session> {
+/// Sessions with other nodes.
+pub(super) fn sessions(observed: &Observed, config: Option<&Config>) -> Vec<Session> {
     let now = SystemTime::now();
     let state = &observed.state;
     let mut sessions = Vec::new();
@@ -169,14 +173,7 @@ fn connection(conn: &Conn, state: &State, usage: Option<&Usage>) -> Connection {
         } else {
             "server"
         },
-        state: match ConnState::from_raw(conn.state) {
-            Some(ConnState::Sealed | ConnState::Pausing | ConnState::Replacing) => "sealed",
-            Some(ConnState::Keyed) => "keyed",
-            Some(ConnState::Ending) => "ending",
-            Some(ConnState::Released) => "released",
-            Some(ConnState::New | ConnState::Held | ConnState::Primed | ConnState::Closed)
-            | None => "held",
-        },
+        state: standing(conn.state),
         workload: name(conn.workload),
         peer: name(conn.peer),
         pid: conn.tgid,

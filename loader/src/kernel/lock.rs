@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -84,6 +84,19 @@ pub fn helper() -> Result<Option<u32>, Error> {
             ))
         }
         Err((_, errno)) => Err(fail(errno.into())),
+    }
+}
+
+/// When the helper that runs was started: that is when it wrote into its lock.
+///
+/// # Errors
+/// Its lock cannot be looked at.
+pub fn helper_since() -> Result<Option<SystemTime>, Error> {
+    match fs::metadata(HELPER).and_then(|found| found.modified()) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        other => other
+            .map(Some)
+            .map_err(|source| Error::new("look at", HELPER, source)),
     }
 }
 

@@ -8,6 +8,7 @@ pub mod address;
 pub mod bpf;
 pub mod carry_out;
 pub mod error;
+pub mod examine;
 pub mod key;
 pub mod link;
 pub mod lock;
@@ -21,4 +22,5 @@ pub mod switch;
 pub mod sysctl;
 #[cfg(test)]
 mod testing;
+pub mod textfile;
 pub mod wireguard;

@@ -1,6 +1,8 @@
 //! The routes that Underseal owns: those of protocol [`ROUTE_PROTOCOL`] in the main table, each
 //! straight into an interface. Routes of anybody else are neither listed, nor replaced, nor deleted.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::route::{
@@ -85,6 +87,36 @@ pub fn delete(route: Route) -> Result<(), Error> {
         Err(refused) if refused.is(Errno::ESRCH) => Ok(()),
         Err(refused) => Err(refused.on("delete the route to", route.destination.to_string())),
     }
+}
+
+/// Index of the interface by which packets of this node itself leave for an address; `None` if none leads there.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn way(address: IpAddr) -> Result<Option<u32>, Error> {
+    let mut message = RouteMessage::default();
+    (
+        message.header.address_family,
+        message.header.destination_prefix_length,
+    ) = match address {
+        IpAddr::V4(_) => (AddressFamily::Inet, 32),
+        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+    };
+    message.attributes = vec![RouteAttribute::Destination(RouteAddress::from(address))];
+    let answer = match netlink::request(RouteNetlinkMessage::GetRoute(message), 0) {
+        Err(refused) if refused.is(Errno::ENETUNREACH) || refused.is(Errno::EHOSTUNREACH) => {
+            return Ok(None);
+        }
+        other => other.map_err(|refused| refused.on("look for a route to", address.to_string()))?,
+    };
+    let attributes = answer.into_iter().filter_map(|message| match message {
+        RouteNetlinkMessage::NewRoute(message) => Some(message.attributes),
+        _ => None,
+    });
+    Ok(attributes.flatten().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(index),
+        _ => None,
+    }))
 }
 
 fn message(destination: IpNet, device: Option<u32>) -> RouteMessage {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use underseal_ktls::pattern;
 
@@ -44,6 +44,13 @@ pub fn lacking(config: &Config) -> Vec<Lacking> {
         })
     });
     lacking.collect()
+}
+
+/// When the certificate in a workload's folder ends, seconds since the epoch; `None` if there is none that can be read.
+#[must_use]
+pub fn end(folder: &Path) -> Option<u64> {
+    let facts = certificate::facts(&fs::read_to_string(folder.join("tls.crt")).ok()?).ok()?;
+    u64::try_from(facts.not_after).ok()
 }
 
 impl fmt::Display for Lacking {

@@ -23,6 +23,17 @@ pub(crate) fn entries(folder: &str) -> Vec<PathBuf> {
     entries
 }
 
+/// Those of them whose names end in `.<ending>`.
+///
+/// # Panics
+/// There are none.
+pub(crate) fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
+    let mut files = entries(folder);
+    files.retain(|file| file.extension().is_some_and(|it| it == ending));
+    assert!(!files.is_empty(), "{folder} has no .{ending}");
+    files
+}
+
 /// Compares `text` with the content of `file`.
 ///
 /// # Panics

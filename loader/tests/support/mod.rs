@@ -5,4 +5,5 @@
 pub(crate) mod edge;
 pub(crate) mod golden;
 pub(crate) mod model;
+pub(crate) mod promtool;
 pub(crate) mod situation;

@@ -42,6 +42,7 @@ mod rekey;
 mod remote_recheck;
 mod remote_rekey;
 mod rotate_key;
+mod seeing;
 mod session;
 mod shapes;
 mod shapes_records;
@@ -91,6 +92,7 @@ const ALL: &[Scenario] = &[
     at_leisure(one("real_runtimes", real_programs::runtimes)),
     at_leisure(one("real_restarts", real_restarts::run)),
     in_turn(&["6.1"], one("ways", ways::run)),
+    in_turn(&["6.1"], two("seeing", seeing::run)),
     at_leisure(one("faults_apply", faults_apply::run)),
     at_leisure(one("faults_attacker", faults_attacker::run)),
     at_leisure(one("faults_life", faults_life::run)),

@@ -19,7 +19,11 @@ use underseal_vm::topology::Node;
 use underseal_vm::{Lab, VmOptions, Wire};
 
 const PATIENCE: Duration = Duration::from_secs(120);
-const SHIPPED: [(&str, &str); 2] = [
+const SHIPPED: [(&str, &str); 3] = [
+    (
+        "underseal-metrics.service",
+        include_str!("../../../systemd/underseal-metrics.service"),
+    ),
     (
         "underseal.service",
         include_str!("../../../systemd/underseal.service"),
@@ -99,6 +103,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
         PATIENCE,
     )?;
     sealed_from_the_first_byte(&site, "started by hand")?;
+    metrics_are_written(&site)?;
     reload(&site)?;
     helper_comes_back(&site)?;
     stop(&site)?;
@@ -188,6 +193,44 @@ fn reload(site: &Site) -> Result<()> {
         said.text().contains("no changes"),
         "reload: {}",
         said.text()
+    );
+    Ok(())
+}
+
+/// In its sandbox the unit sees all that there is to see, and says so if it has nowhere to write to.
+fn metrics_are_written(site: &Site) -> Result<()> {
+    let vm = &site.vm;
+    let said = vm.try_sh("systemctl start underseal-metrics")?;
+    let log = vm.sh("journalctl -q -o cat -u underseal-metrics")?.text();
+    ensure!(
+        said.code != Some(0) && log.contains("ReadWritePaths="),
+        "without its folder: {said:?} {log}"
+    );
+    let mark = "journalctl -q -n 0 --show-cursor | sed -n 's/^-- cursor: //p'";
+    let mark = vm.sh(mark)?.text();
+    vm.sh("mkdir -p /var/lib/prometheus/node-exporter && systemctl start underseal-metrics")?;
+    let text = vm
+        .sh("cat /var/lib/prometheus/node-exporter/underseal.prom")?
+        .text();
+    for line in [
+        "underseal_up 1",
+        "underseal_configuration_differences 0",
+        "underseal_helper_running 1",
+        "underseal_identities_broken 0",
+    ] {
+        ensure!(text.lines().any(|it| it == line), "no {line} in {text}");
+    }
+    let ends = text
+        .matches("underseal_identity_not_after_seconds{")
+        .count();
+    ensure!(ends == 2, "{ends} certificates: {text}");
+    let read = format!("journalctl -q -o cat -u underseal-metrics --after-cursor='{mark}'");
+    let log = vm.sh(&read)?.text();
+    ensure!(!log.contains("warning"), "it complains: {log}");
+    let said = vm.sh("underseal doctor")?.text();
+    ensure!(
+        said.contains("underseal-handshake.service and underseal.service enabled"),
+        "{said}"
     );
     Ok(())
 }

@@ -88,6 +88,11 @@ pub(crate) fn program(name: &str) -> Result<PathBuf> {
     )
 }
 
+/// promtool, which runs on this machine.
+pub(crate) fn promtool() -> Result<PathBuf> {
+    present(target()?.join("guest/promtool"), "make setup")
+}
+
 fn guest_folder() -> Result<PathBuf> {
     Ok(target()?.join("guest/x86_64-unknown-linux-gnu/release"))
 }

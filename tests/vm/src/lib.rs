@@ -15,6 +15,7 @@ pub mod main_job;
 pub mod matrix;
 pub mod pcap;
 mod place;
+pub mod promtool;
 mod qemu;
 pub mod site;
 mod stream;

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use aya_obj::generated::bpf_attach_type::{self, *};
 use underseal_abi::names::LINKS;
 
@@ -52,6 +53,21 @@ impl Previous {
             None => remove(&self.changed),
         }
     }
+}
+
+/// Names and ids of the programs at an interface's hook, in the order in which they run; `None` on kernels without tcx, where
+/// filters have priorities and ours the first.
+#[must_use]
+pub fn in_order(interface: &str, hook: Hook) -> Option<Vec<(String, u32)>> {
+    let direction = match hook {
+        Hook::Ingress => TcAttachType::Ingress,
+        Hook::Egress => TcAttachType::Egress,
+        Hook::Cgroup(_) | Hook::Kernel => return None,
+    };
+    let (_, programs) = SchedClassifier::query_tcx(interface, direction).ok()?;
+    let programs = programs.into_iter();
+    let named = programs.map(|it| (it.name_as_str().unwrap_or("?").to_owned(), it.id()));
+    Some(named.collect())
 }
 
 /// Everything that is attached. `cgroup` is the folder that is looked at first to find out which

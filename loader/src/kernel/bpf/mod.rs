@@ -7,6 +7,7 @@
 //! lock that keeps a second loader away.
 
 pub mod attach;
+pub mod fill;
 pub mod iterate;
 pub mod maps;
 pub mod named;
