@@ -63,12 +63,12 @@ pub fn apply<N: Node>(
     match run.reach(node, &mut progress) {
         Ok(()) => run.finish(node, &mut progress).map_err(|cause| {
             Box::new(Failure {
-                cause,
+                cause: *cause,
                 aftermath: Aftermath::InForce,
             })
         }),
         Err(cause) => Err(Box::new(Failure {
-            cause,
+            cause: *cause,
             aftermath: run.take_back(node),
         })),
     }
@@ -88,7 +88,7 @@ impl<U> Run<U> {
         &mut self,
         node: &mut N,
         progress: &mut impl FnMut(&Op),
-    ) -> Result<(), Cause<N::Error>> {
+    ) -> Result<(), Box<Cause<N::Error>>> {
         let mut left = self.look(node)?;
         for _ in 0..ROUNDS {
             if left.is_empty() {
@@ -98,7 +98,7 @@ impl<U> Run<U> {
                 progress(&op);
                 match node.apply(&op) {
                     Ok(undo) => self.done.push((op, undo)),
-                    Err(error) => return Err(Cause::Step(op, error)),
+                    Err(error) => return Err(Box::new(Cause::Step(op, error))),
                 }
             }
             left = self.look(node)?;
@@ -109,12 +109,12 @@ impl<U> Run<U> {
         if left.is_empty() {
             return Ok(());
         }
-        Err(Cause::NotReached(NotReached(left)))
+        Err(Cause::NotReached(NotReached(left)).into())
     }
 
     /// What is left to do but for the last steps, which are noted. They are not forgotten if nobody sees any more that
     /// they are to be done: a device that was renamed is not looked at once nothing leads to it.
-    fn look<N: Node<Undo = U>>(&mut self, node: &mut N) -> Result<Vec<Op>, Cause<N::Error>> {
+    fn look<N: Node<Undo = U>>(&mut self, node: &mut N) -> Result<Vec<Op>, Box<Cause<N::Error>>> {
         let left = node.left().map_err(Cause::Node)?;
         let (last, left): (Vec<_>, Vec<_>) = left.into_iter().partition(Op::is_last);
         let new = last.into_iter().filter(|op| !self.last.contains(op));
@@ -128,18 +128,18 @@ impl<U> Run<U> {
         self,
         node: &mut N,
         progress: &mut impl FnMut(&Op),
-    ) -> Result<Vec<Op>, Cause<N::Error>> {
+    ) -> Result<Vec<Op>, Box<Cause<N::Error>>> {
         let mut steps: Vec<Op> = self.done.into_iter().map(|(op, _)| op).collect();
         if self.last.is_empty() {
             return Ok(steps);
         }
         let failed = remove(node, &self.last, progress);
         if !failed.is_empty() {
-            return Err(Cause::Remains(failed));
+            return Err(Cause::Remains(failed).into());
         }
         let left = node.left().map_err(Cause::Node)?;
         if !left.is_empty() {
-            return Err(Cause::NotReached(NotReached(left)));
+            return Err(Cause::NotReached(NotReached(left)).into());
         }
         steps.extend(self.last);
         Ok(steps)

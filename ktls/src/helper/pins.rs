@@ -2,13 +2,16 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{Seek, Write},
+    io::{self, Seek, Write},
     os::fd::{AsFd, BorrowedFd},
     path::Path,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
 use nix::{
+    errno::Errno,
     fcntl::{Flock, FlockArg},
     sys::inotify::{AddWatchFlags, InitFlags, Inotify},
 };
@@ -40,12 +43,11 @@ impl Lock {
             .truncate(false)
             .open(path);
         let file = file.with_context(|| format!("cannot open {}", path.display()))?;
-        let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => lock,
-            Err((_, errno)) => {
-                let holder = fs::read_to_string(path).unwrap_or_default();
-                bail!("another helper runs (process {}): {errno}", holder.trim());
-            }
+        let lock = locked(file, PATIENCE);
+        let Some(mut lock) = lock.with_context(|| format!("cannot lock {}", path.display()))?
+        else {
+            let holder = fs::read_to_string(path).unwrap_or_default();
+            bail!("another helper runs (process {})", holder.trim());
         };
         lock.set_len(0)?;
         lock.rewind()?;
@@ -53,6 +55,24 @@ impl Lock {
         Ok(Self(lock))
     }
 }
+
+/// `status` asks for the lock for a moment, to see whether a helper has it: that is no other helper.
+fn locked(mut file: File, patience: Duration) -> io::Result<Option<Flock<File>>> {
+    let end = Instant::now() + patience;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(Some(lock)),
+            Err((_, Errno::EWOULDBLOCK)) if Instant::now() >= end => return Ok(None),
+            Err((back, Errno::EWOULDBLOCK)) => file = back,
+            Err((_, errno)) => return Err(errno.into()),
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// How long the lock is tried, and how often: the kernel cannot wait for a limited time.
+const PATIENCE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Watches the pinned maps: they go with `underseal down` and come with the next apply.
 pub(super) struct Watch(Inotify);
@@ -136,3 +156,26 @@ pub(super) fn wait_for_maps() -> Result<()> {
 /// An apply pins the maps first and writes the ABI version last, which makes no event: look again
 /// after this many milliseconds.
 const RECHECK: u16 = 200;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_of_status_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        File::create(&path).unwrap();
+        let open = || File::open(&path).unwrap();
+        let status = Flock::lock(open(), FlockArg::LockSharedNonblock).map_err(|(_, errno)| errno);
+        let status = status.unwrap();
+        // Control: whoever does not wait does not get it.
+        assert!(locked(open(), Duration::ZERO).unwrap().is_none());
+        let moment = thread::spawn(move || {
+            thread::sleep(5 * PAUSE);
+            drop(status);
+        });
+        assert!(locked(open(), Duration::from_secs(60)).unwrap().is_some());
+        moment.join().unwrap();
+    }
+}

@@ -15,7 +15,7 @@ use crate::state::State;
 /// # Errors
 /// Something could not be removed; everything else was.
 pub fn run(context: &Context<'_>) -> Result<Report, Error> {
-    let (config, warnings) = match context.load_if_any() {
+    let (config, mut warnings) = match context.load_if_any() {
         Ok(config) => (config, Vec::new()),
         Err(error) => (None, vec![format!("{error}\n  ignoring")]),
     };
@@ -39,6 +39,7 @@ pub fn run(context: &Context<'_>) -> Result<Report, Error> {
     if !left.is_empty() {
         return Err(Error::NotReached(NotReached(left)));
     }
+    warnings.extend_from_slice(kernel.warnings());
     Ok(Report::Down(Changes {
         certificates: None,
         steps: Step::all(ops),

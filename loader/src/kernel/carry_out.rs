@@ -123,7 +123,10 @@ impl Kernel {
             // Without maps there were no iterators; with them, they are all that a load replaces.
             Op::Datapath(DatapathOp::Load(_)) if self.before.datapath.is_some() => {
                 let before = Iterators::pinned()?;
-                self.load()?;
+                if let Err(error) = self.load() {
+                    before.restore()?;
+                    return Err(error);
+                }
                 return Ok(Undo::Iterators(before));
             }
             Op::Datapath(op) => {
@@ -176,7 +179,11 @@ impl Kernel {
             DatapathOp::SetPeerWorkload(ip, workload) => maps::set_peer_workload(*ip, workload)?,
             DatapathOp::DeletePeerWorkload(ip) => maps::delete_peer_workload(*ip)?,
             DatapathOp::SetDnsNames(whose, wanted) => named::set(*whose, wanted)?,
-            DatapathOp::SetPolicies(wanted) => policies::replace(wanted.as_ref())?,
+            DatapathOp::SetPolicies(wanted) => {
+                let left = policies::replace(wanted.as_ref())?;
+                self.warnings
+                    .extend(left.map(|error| format!("{error}\n  ignoring")));
+            }
             DatapathOp::SetEndpoint(net, endpoint) => maps::set_endpoint(*net, endpoint)?,
             DatapathOp::DeleteEndpoint(net) => maps::delete_endpoint(*net)?,
             DatapathOp::SetNetns(entry) => set_netns(entry)?,

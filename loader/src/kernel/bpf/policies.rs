@@ -42,11 +42,12 @@ pub fn read(generation: u32) -> Result<Option<Policies>, Error> {
     Ok(Some(policies))
 }
 
-/// Puts other policies in force, at once and as a whole. Counters of rules start anew.
+/// Puts other policies in force, at once and as a whole. Counters of rules start anew. Returns why those before could not
+/// be removed, if so: nobody looks at them any more, and they are removed before there are others in their place.
 ///
 /// # Errors
 /// A map cannot be written; what was in force still is.
-pub fn replace(policies: Option<&Policies>) -> Result<(), Error> {
+pub fn replace(policies: Option<&Policies>) -> Result<Option<Error>, Error> {
     let old = maps::config()?.unwrap_or_default();
     let next = match policies {
         None => 0,
@@ -67,10 +68,10 @@ pub fn replace(policies: Option<&Policies>) -> Result<(), Error> {
         ..old
     };
     maps::set_config(&config)?;
-    if old.policy != 0 && old.policy != next {
-        clear(old.policy)?;
+    if old.policy == 0 || old.policy == next {
+        return Ok(None);
     }
-    Ok(())
+    Ok(clear(old.policy).err())
 }
 
 /// What each rule of the generation that is in force has let pass, by its number; none that has nothing.
