@@ -73,9 +73,9 @@ impl State {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Tuple {
-    /// Own address, [`ip_key`] form.
+    /// Own address, [`crate::ip_key`] form.
     pub local: [u8; 16],
-    /// Peer's address, [`ip_key`] form.
+    /// Peer's address, [`crate::ip_key`] form.
     pub remote: [u8; 16],
     /// Own port, host order.
     pub local_port: u16,
@@ -124,7 +124,7 @@ pub struct Conn {
     /// 1 if a task that splices could not be recorded: must never be handed over. (A kprobe does
     /// not reach [`Socket::unrecorded`].)
     pub unrecorded: u32,
-    /// Node that the other end lives on, as [`Endpoint::node`].
+    /// Node that the other end lives on, as [`crate::Endpoint::node`].
     pub node: u32,
     /// Zero.
     pub reserved: u32,

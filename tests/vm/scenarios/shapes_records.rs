@@ -25,13 +25,14 @@ client.sendall(client.recv(100)); client.recv(1)\"",
         "exec python3 /tmp/in_vain.py {} >/tmp/did 2>&1",
         cart.v4
     ))?;
+    none(site, SOON)?;
     let step = |file: &str| site.vm.sh(&format!("touch /tmp/vain.{file}"));
     let unanswered = |how| format!("ip route {how} blackhole {}/32", shop.v4);
     site.inside("cart").sh(&unanswered("add"))?;
     step("begin")?;
     did(site, "begun")?;
     ensure!(
-        count(site)? == 1,
+        count(site)? > 0,
         "no record of a call, and the test misses its point"
     );
     site.inside("cart").sh(&unanswered("del"))?;
@@ -49,7 +50,7 @@ client.sendall(client.recv(100)); client.recv(1)\"",
     did(site, "without a way")?;
     site.inside("shop").sh(&no_way("del"))?;
     ensure!(
-        count(site)? == 1,
+        count(site)? > 0,
         "no record of a call before there is a SYN, and the test misses its point"
     );
     step("enough")?;
@@ -67,6 +68,7 @@ pub(crate) fn none(site: &Site, patience: Duration) -> Result<()> {
         .wait_until(&none, patience, "the last record of a task to go")
 }
 
+/// How many keys bpftool shows, which may show each in two ways.
 fn count(site: &Site) -> Result<u64> {
     Ok(site.vm.try_sh(COUNT)?.text().trim().parse()?)
 }
