@@ -225,7 +225,9 @@ fn certificates(site: &Site) -> Result<()> {
     finds(site, &["identities"])?;
     vm.sh(&mend)?;
     finds(site, &[])?;
-    vm.sh(&format!("rm {folder}/tls.key && mkdir -m 700 {folder}/tls.key"))?;
+    vm.sh(&format!(
+        "rm {folder}/tls.key && mkdir -m 700 {folder}/tls.key"
+    ))?;
     finds(site, &["identities"])?;
     vm.sh(&format!("rmdir {folder}/tls.key; {mend}"))?;
     finds(site, &[])
