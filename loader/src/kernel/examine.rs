@@ -72,7 +72,7 @@ fn kernel(name: &str) -> String {
 fn keys(config: &Config) -> Vec<SecretFile> {
     let mut keys = Vec::new();
     let mut add = |what: &str, path: &Path| {
-        let found = fs::metadata(path).ok();
+        let found = fs::metadata(path).ok().filter(fs::Metadata::is_file);
         keys.push(SecretFile {
             what: what.to_owned(),
             path: path.display().to_string(),

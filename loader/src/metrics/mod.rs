@@ -3,6 +3,7 @@
 //! Names are the field's: a unit at the end, `_total` for what only grows, and no label that grows with connections.
 
 mod list;
+mod samples;
 mod text;
 
 use std::collections::BTreeMap;

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
 use aya_obj::generated::bpf_attach_type::{self, *};
 use underseal_abi::names::LINKS;
 
@@ -66,7 +66,9 @@ pub fn in_order(interface: &str, hook: Hook) -> Option<Vec<(String, u32)>> {
     };
     let (_, programs) = SchedClassifier::query_tcx(interface, direction).ok()?;
     let programs = programs.into_iter();
-    let named = programs.map(|it| (it.name_as_str().unwrap_or("?").to_owned(), it.id()));
+    // Not aya's own way to a text, which tries out what the kernel can, by loading programs.
+    let name = |it: &ProgramInfo| String::from_utf8_lossy(it.name()).into_owned();
+    let named = programs.map(|it| (name(&it), it.id()));
     Some(named.collect())
 }
 
