@@ -36,7 +36,7 @@ pub use verdict::{
 };
 
 /// Version of every layout and name in this crate. Written by the loader into [`Config::abi`].
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;
 
 /// [`Endpoint::node`] of addresses that belong to the node the program runs on.
 pub const THIS_NODE: u32 = 1;
