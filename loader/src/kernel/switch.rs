@@ -65,12 +65,10 @@ pub fn switch(
 /// Waits until nothing comes from these peers by `interface` any more. Something that goes on coming is not waited for
 /// without end: it is not for us to say what it is.
 ///
-/// A peer with two keys follows what comes by the next one (`follow` in `bpf/src/notice.rs`). What this node has sent by that
-/// before it went back may arrive after the peer was told, and then the peer stays there: it is told again.
-///
 /// # Errors
-/// The device cannot be read, or the one that a peer was told of does not take packets.
+/// The device cannot be read, or one does not take packets.
 pub fn drain(interface: &InterfaceName, peers: &[Moved]) -> Result<(), Error> {
+    follow_up(interface, peers)?;
     let received = || -> Result<u64, Error> {
         let device = wireguard::read(interface)?;
         let peers = peers.iter().filter_map(|it| device.peers.get(&it.peer));
@@ -91,6 +89,21 @@ pub fn drain(interface: &InterfaceName, peers: &[Moved]) -> Result<(), Error> {
                 tell(to, pairs, SHORT)?;
             }
             told = Instant::now();
+        }
+    }
+    Ok(())
+}
+
+/// A peer with two keys follows what comes by the next one (`follow` in `bpf/src/notice.rs`). What this node has sent by that
+/// before it went back may arrive after the peer was told, and then the peer stays there. So a question is sent after it
+/// by the same way: when the answer is here, all of it has arrived, and the peer is told again. One question only: a second
+/// one could be late itself. A peer that reaches this node by its present key has nothing to follow, and does not answer.
+fn follow_up(interface: &InterfaceName, peers: &[Moved]) -> Result<(), Error> {
+    let pairs: Vec<Pair> = peers.iter().flat_map(|it| it.pairs.clone()).collect();
+    let silent = say(NoticeKind::Ask, interface, &pairs, (SHORT, SHORT))?;
+    for Moved { to, pairs, .. } in peers {
+        if pairs.iter().any(|pair| !silent.contains(pair)) {
+            tell(to, pairs, SHORT)?;
         }
     }
     Ok(())
@@ -186,6 +199,16 @@ fn has_session(interface: &InterfaceName, peer: &PublicKey) -> Result<bool, Erro
 
 /// Says "use this" until all have answered or the time is over. Returns how many have not.
 fn tell(interface: &InterfaceName, pairs: &[Pair], limit: Duration) -> Result<usize, Error> {
+    Ok(say(NoticeKind::Use, interface, pairs, (limit, AGAIN))?.len())
+}
+
+/// Says something until all have answered or the time is over, each so often. Returns who has not.
+fn say(
+    kind: NoticeKind,
+    interface: &InterfaceName,
+    pairs: &[Pair],
+    (limit, pause): (Duration, Duration),
+) -> Result<Vec<Pair>, Error> {
     let posts = [Post::open(interface)?];
     let [post] = &posts;
     let mut missing: Vec<Pair> = pairs.to_vec();
@@ -193,16 +216,14 @@ fn tell(interface: &InterfaceName, pairs: &[Pair], limit: Duration) -> Result<us
     let mut again = Instant::now();
     while !missing.is_empty() && Instant::now() < end {
         if Instant::now() >= again {
-            missing
-                .iter()
-                .try_for_each(|pair| post.send(NoticeKind::Use, *pair))?;
-            again += AGAIN;
+            missing.iter().try_for_each(|pair| post.send(kind, *pair))?;
+            again += pause;
         }
         notice::wait(&posts, again.min(end))?;
         let answers = post.answers()?;
         missing.retain(|(own, theirs)| !answers.contains(&(theirs.network(), own.network())));
     }
-    Ok(missing.len())
+    Ok(missing)
 }
 
 /// How long an answer is waited for that must come.

@@ -35,8 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const QUEUE: &str = "tc qdisc replace dev eth0 root pfifo limit 100000";
 /// Where a node with its first key has the pair of the next one and another node's first one.
 const PORT_OF_NEXT: u16 = 51874;
-/// How much later something comes by that: more than `underseal apply` waits of itself.
-const LATE: Duration = Duration::from_secs(2);
+/// How much later something comes by that: more than the pauses that `underseal apply` makes between two notices.
+const LATE: Duration = Duration::from_secs(1);
 const PAGE: usize = 1 << 16;
 const LONG: usize = 2 << 20;
 
