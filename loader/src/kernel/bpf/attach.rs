@@ -1,6 +1,8 @@
 //! Programs and what they are attached to. A pin below `links/` stands for each: a link, or on
 //! interfaces without tcx the program in our filter.
 
+mod busy;
+
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
@@ -241,7 +243,10 @@ fn put(attachment: &Attachment, program: BorrowedFd<'_>) -> Result<(), Error> {
                 sys::create_link(program, At::Descriptor(event.as_fd()), BPF_PERF_EVENT)
                     .map_err(fail)?
             }
-            None => sys::create_link(program, At::Program, BPF_LSM_MAC).map_err(fail)?,
+            None => {
+                let create = || sys::create_link(program, At::Program, BPF_LSM_MAC);
+                busy::wait(create, busy::LIMIT).map_err(fail)?
+            }
         },
         Target::Interface(name) => {
             let interface = link::named(name.as_str())?;
