@@ -131,7 +131,7 @@ pub(super) const HELPER: Check = Check {
         Some(since) => {
             let minutes = facts.observed.at.saturating_sub(since) / 60;
             vec![ok(format!(
-                "it runs since {}",
+                "it has run for {}",
                 counted(usize::try_from(minutes).unwrap_or(usize::MAX), "minute")
             ))]
         }
