@@ -49,7 +49,9 @@ impl Network {
         Ok(load)
     }
 
-    /// From every workload to every other one, by both families, and from every node to every other one.
+    /// From every workload to every other one, by both families, and from every node to every other one. They begin when
+    /// there is a session: a first handshake that the other node is not there for is repeated after five seconds, and a node
+    /// keeps no more than 128 packets for it (drivers/net/wireguard/queueing.h, MAX_STAGED_PACKETS).
     pub(super) fn pings(&self) -> Result<Vec<Ping<'_>>> {
         // Three emulated machines have less to spare.
         let pause = if self.nodes.len() == 2 { 0.02 } else { 0.1 };
@@ -65,6 +67,8 @@ impl Network {
                 ("node", &site.vm.node(), host.to_string()),
             ] {
                 let name = format!("{from}-{to}-{kind}");
+                let once = format!("ping -n -c 1 -W 2 {target}");
+                place.wait_until(&once, PATIENCE, "a session")?;
                 let words = format!("-i {pause} {target}");
                 pings.push(Ping::start(site, place, &name, &words)?);
             }
