@@ -15,13 +15,17 @@ use underseal_vm::{Lab, Process};
 
 use crate::faults::{self, Count};
 
-const LIMIT: &str = "8MiB";
-/// Bytes each way, for which a key of [`LIMIT`] must be replaced four times.
-const MUCH: u64 = 33 << 20;
+/// Under load. Who comes first may send for two seconds, under a new key, while the other end's is waited for: that must be
+/// less than this.
+const LIMIT: &str = "16MiB";
+/// Where one connection is alone.
+const SMALL_LIMIT: &str = "8MiB";
+/// Bytes each way, for which a key of [`LIMIT`] must be replaced twice.
+const MUCH: u64 = 41 << 20;
 /// How many of the two kinds of programs each.
 const CONNECTIONS: u64 = 2;
 /// How often each direction must have been given a new key.
-const OFTEN: u64 = 3;
+const OFTEN: u64 = 2;
 
 pub(crate) fn run(lab: &Lab) -> Result<()> {
     let vm = lab.boot(&faults::options())?;
@@ -34,6 +38,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
     configure(&site, LIMIT)?;
     if lab.kernel.line == "7.3" {
         under_load(&site)?;
+        configure(&site, SMALL_LIMIT)?;
         reader_pauses(&site)?;
         killed(&site)?;
     } else {
@@ -135,7 +140,6 @@ const STOPS: &[(&str, Fate, u64)] = &[
 
 /// One connection. Its other direction goes on while no helper runs, and must not come to its end by that.
 fn killed(site: &Site) -> Result<()> {
-    configure(site, "8MiB")?;
     for (stop_at, fate, mebibytes) in STOPS {
         let interrupted = site.counter("reset_interrupted")?;
         let first = site.start_twin(&site.vm.node().env("UNDERSEAL_STOP", stop_at))?;
