@@ -47,6 +47,45 @@ macro_rules! field {
     };
 }
 
+// What several contexts have. Each is a type of its own to the kernel, so there is no trait of theirs to call.
+
+macro_rules! netns_cookie {
+    () => {
+        /// Cookie of the socket's network namespace.
+        #[inline(always)]
+        pub fn netns(self) -> u64 {
+            // SAFETY: the helper takes this context.
+            unsafe { bpf_get_netns_cookie(self.0.cast()) }
+        }
+    };
+}
+
+macro_rules! socket_cookie {
+    () => {
+        /// Cookie of the socket.
+        #[inline(always)]
+        pub fn cookie(self) -> u64 {
+            // SAFETY: the helper takes this context.
+            unsafe { bpf_get_socket_cookie(self.0.cast()) }
+        }
+    };
+}
+
+macro_rules! socket {
+    ($member:ident) => {
+        /// The socket.
+        #[inline(always)]
+        pub fn sock(self) -> Option<Sock> {
+            let sk: *mut bpf_sock = field!(self.0, $member.sk);
+            if sk.is_null() {
+                None
+            } else {
+                Some(Sock(sk.cast()))
+            }
+        }
+    };
+}
+
 /// Context of a sockops program.
 #[derive(Clone, Copy)]
 pub struct SockOps(pub *mut bpf_sock_ops);
@@ -71,30 +110,11 @@ impl SockOps {
         }
     }
 
-    /// Cookie of the socket's network namespace.
-    #[inline(always)]
-    pub fn netns(self) -> u64 {
-        // SAFETY: the helper takes this context.
-        unsafe { bpf_get_netns_cookie(self.0.cast()) }
-    }
+    netns_cookie!();
 
-    /// Cookie of the socket.
-    #[inline(always)]
-    pub fn cookie(self) -> u64 {
-        // SAFETY: the helper takes this context.
-        unsafe { bpf_get_socket_cookie(self.0.cast()) }
-    }
+    socket_cookie!();
 
-    /// The socket.
-    #[inline(always)]
-    pub fn sock(self) -> Option<Sock> {
-        let sk: *mut bpf_sock = field!(self.0, __bindgen_anon_2.sk);
-        if sk.is_null() {
-            None
-        } else {
-            Some(Sock(sk.cast()))
-        }
-    }
+    socket!(__bindgen_anon_2);
 
     /// Sequence number of the next byte to be sent.
     #[inline(always)]
@@ -170,12 +190,7 @@ impl Created {
         field!(self.0, protocol) == IPPROTO_MPTCP
     }
 
-    /// Cookie of the socket's network namespace.
-    #[inline(always)]
-    pub fn netns(self) -> u64 {
-        // SAFETY: the helper takes this context.
-        unsafe { bpf_get_netns_cookie(self.0.cast()) }
-    }
+    netns_cookie!();
 }
 
 /// Context of a connect4 or connect6 program.
@@ -183,12 +198,7 @@ impl Created {
 pub struct SockAddr(pub *mut bpf_sock_addr);
 
 impl SockAddr {
-    /// Cookie of the socket.
-    #[inline(always)]
-    pub fn cookie(self) -> u64 {
-        // SAFETY: the helper takes this context.
-        unsafe { bpf_get_socket_cookie(self.0.cast()) }
-    }
+    socket_cookie!();
 
     /// Whether this is TCP.
     #[inline(always)]
@@ -196,23 +206,9 @@ impl SockAddr {
         field!(self.0, type_) == SOCK_STREAM && field!(self.0, protocol) == IPPROTO_TCP as u32
     }
 
-    /// Cookie of the socket's network namespace.
-    #[inline(always)]
-    pub fn netns(self) -> u64 {
-        // SAFETY: the helper takes this context.
-        unsafe { bpf_get_netns_cookie(self.0.cast()) }
-    }
+    netns_cookie!();
 
-    /// The socket.
-    #[inline(always)]
-    pub fn sock(self) -> Option<Sock> {
-        let sk: *mut bpf_sock = field!(self.0, __bindgen_anon_1.sk);
-        if sk.is_null() {
-            None
-        } else {
-            Some(Sock(sk.cast()))
-        }
-    }
+    socket!(__bindgen_anon_1);
 
     /// Destination port of a connect call.
     #[inline(always)]
@@ -252,23 +248,9 @@ impl SockOpt {
             && matches!(field!(self.0, optname), TCP_FASTOPEN | TCP_FASTOPEN_CONNECT)
     }
 
-    /// Cookie of the socket's network namespace.
-    #[inline(always)]
-    pub fn netns(self) -> u64 {
-        // SAFETY: the helper takes this context.
-        unsafe { bpf_get_netns_cookie(self.0.cast()) }
-    }
+    netns_cookie!();
 
-    /// The socket.
-    #[inline(always)]
-    pub fn sock(self) -> Option<Sock> {
-        let sk: *mut bpf_sock = field!(self.0, __bindgen_anon_1.sk);
-        if sk.is_null() {
-            None
-        } else {
-            Some(Sock(sk.cast()))
-        }
-    }
+    socket!(__bindgen_anon_1);
 
     /// The value, if it is at least four bytes long.
     #[inline(always)]
