@@ -15,7 +15,7 @@ use underseal_vm::main_job::Stage;
 use underseal_vm::site::{Settings, Site, identity_folder, spiffe_id};
 use underseal_vm::{Lab, promtool};
 
-use crate::lifecycle::{WORLD, ensure_same};
+use crate::lifecycle::{WORLD, WRITES, ensure_same, lines_with};
 use crate::session::Session;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -163,22 +163,9 @@ fn finds(site: &Site, wanted: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Calls, and parts of them, that change something.
-const CHANGES: [&str; 14] = [
-    "BPF_MAP_UPDATE_ELEM",
-    "BPF_MAP_DELETE_ELEM",
-    "BPF_LINK_CREATE",
-    "BPF_PROG_LOAD",
-    "BPF_OBJ_PIN",
-    "RTM_NEW",
-    "RTM_DEL",
-    "RTM_SET",
-    "O_WRONLY",
-    "O_RDWR",
-    "O_CREAT",
-    "mkdir(",
-    "rename(",
-    "unlink(",
+/// By which files are changed.
+const FILE_WRITES: [&str; 6] = [
+    "O_WRONLY", "O_RDWR", "O_CREAT", "mkdir(", "rename(", "unlink(",
 ];
 
 /// Neither by what the tools of others see nor by what it asks of the kernel.
@@ -195,11 +182,7 @@ fn changes_nothing(site: &Site) -> Result<()> {
         trace.contains("BPF_OBJ_GET"),
         "the trace shows nothing: {trace}"
     );
-    let is_change = |line: &&str| {
-        let writes = CHANGES.iter().any(|write| line.contains(write));
-        writes && !line.contains("NLM_F_MULTI")
-    };
-    let changes: Vec<&str> = trace.lines().filter(is_change).collect();
+    let changes = lines_with(&trace, &[&WRITES[..], &FILE_WRITES].concat());
     ensure!(changes.is_empty(), "it changes something: {changes:#?}");
     Ok(())
 }
